@@ -1,0 +1,194 @@
+"""Any module `tokens -> logits` to an FX graph, through torch.export.
+
+The trace holds one sequence, tokens [1, S] with S dynamic: a packed step later runs the same graph with S standing for
+all its tokens, so the batch dimension of the source never needs a symbol. Weights and buffers become placeholders.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from llmc.errors import UnsupportedModel
+from llmc.ir.model import Model, Origin
+from llmc.ir.weights import Weight
+
+EXAMPLE_LENGTH = 11
+"""Tokens in the traced example: a size that no model dimension is likely to share."""
+
+_KEPT = (
+    "linear", "matmul", "scaled_dot_product_attention", "layer_norm", "rms_norm", "softmax", "log_softmax", "dropout",
+    "diff", "repeat_interleave", "silu", "gelu", "embedding", "conv1d", "pad",
+)  # fmt: skip
+"""Composite ATen ops that passes recognise or labels need whole; every other composite is taken apart."""
+
+_TAKEN_APART = (
+    "rsub", "new_ones", "new_zeros", "new_full", "ones", "zeros", "ones_like", "zeros_like", "full_like", "t",
+    "unbind", "stack", "split", "masked_fill", "addcmul", "addcdiv", "triu", "tril",
+)  # fmt: skip
+"""Plain ATen ops that have one other spelling in the tidied graph."""
+
+Binder = Callable[[str, torch.Tensor], Weight]
+"""Gives the recipe of a parameter or buffer from its dotted name and the tensor that the trace saw."""
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Module paths of the trace start with the wrapper's attribute; users know them without."""
+
+    prefix: str = "module."
+
+    def __call__(self, name: str) -> str:
+        return name.removeprefix(self.prefix) if name != self.prefix.rstrip(".") else ""
+
+
+class LogitsOf(nn.Module):
+    """Wraps a module so that it maps token ids [1, S] to logits [1, S, V], whatever it returns."""
+
+    def __init__(self, module: nn.Module, **fixed: object) -> None:
+        """Keep `module`, and the keyword arguments to pass it beside the tokens."""
+        super().__init__()
+        self.module = module
+        self.fixed = fixed
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits of `tokens`."""
+        result = self.module(tokens, **self.fixed)
+        logits = getattr(result, "logits", None)
+        if isinstance(logits, torch.Tensor):
+            return logits
+        if isinstance(result, dict) and isinstance(result.get("logits"), torch.Tensor):
+            return torch.as_tensor(result["logits"])
+        if isinstance(result, (tuple, list)) and result and isinstance(result[0], torch.Tensor):
+            return result[0]
+        if isinstance(result, torch.Tensor):
+            return result
+        raise UnsupportedModel(
+            f"{type(self.module).__name__} returns {type(result).__name__}; expected logits: a tensor, a tuple that starts "
+            "with one, or an object with `.logits`"
+        )
+
+
+def _decompositions() -> dict[object, Callable[..., object]]:
+    chosen: dict[object, Callable[..., object]] = {}
+    for op, decomposition in torch.export.default_decompositions().items():
+        name = op.name().removeprefix("aten::").split(".")[0]
+        if not op.name().startswith("aten::") or name in _KEPT:
+            continue
+        composite = torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
+        if composite or name in _TAKEN_APART:
+            chosen[op] = decomposition
+    return chosen
+
+
+def export(module: nn.Module) -> torch.export.ExportedProgram:
+    """Export `module` (tokens [1, S] -> logits [1, S, V]) with S dynamic, functional, in ATen ops.
+
+    Raises:
+        UnsupportedModel: torch.export cannot trace it with a dynamic length; the message carries the reason.
+    """
+    tokens = torch.arange(3, 3 + EXAMPLE_LENGTH)[None]
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                module, (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
+            )
+            return program.run_decompositions(_decompositions())  # type: ignore[arg-type]
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        name = type(getattr(module, "module", module)).__name__
+        reason = _first_lines(str(error))
+        raise UnsupportedModel(
+            f"{name} cannot be traced with a dynamic length: {type(error).__name__}: {reason}; "
+            "expected a module whose forward has no control flow that depends on token values"
+        ) from error
+
+
+def _first_lines(text: str, limit: int = 400) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines)[:limit]
+
+
+def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str = "module.") -> Model:
+    """Turn an exported program into a `Model`: weights first, named after the module's attributes.
+
+    Args:
+        program: tokens [1, S] to logits; further user inputs are refused.
+        bind: gives each parameter's and buffer's recipe.
+        strip: prefix of module paths to leave out of names.
+    """
+    short = _Strip(strip)
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = ", ".join([*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()])
+        raise UnsupportedModel(f"the forward pass changes {changed} in place; expected a pure function of the tokens")
+    if len(signature.user_inputs) != 1:
+        raise UnsupportedModel(f"the traced program takes {len(signature.user_inputs)} inputs; expected tokens alone")
+    stored = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    weights: dict[str, Weight] = {}
+    constants = {**program.constants, **program.state_dict}
+    outputs = {spec.arg.name for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"}  # type: ignore[union-attr]
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for node in sorted(placeholders, key=lambda node: node.name not in stored):
+        if node.name not in stored:
+            copies[node] = graph.placeholder("tokens")
+            copies[node].meta.update(val=node.meta["val"], origin=Origin("tokens"))
+            continue
+        if not node.users:
+            continue
+        name = short(stored[node.name])
+        copy = graph.placeholder(name.replace(".", "_"))
+        copy.meta.update(val=node.meta["val"], origin=Origin(name))
+        weights[copy.name] = bind(name, constants[stored[node.name]])
+        copies[node] = copy
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target is not torch.ops.aten._assert_tensor_metadata.default:
+            if node.target in _ASSERTS:
+                continue
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].meta = {"val": node.meta.get("val"), "origin": _origin(node, short)}
+        elif node.op == "output":
+            result = [value for value in node.args[0] if isinstance(value, fx.Node) and value.name in outputs]
+            if len(result) != 1:
+                raise UnsupportedModel(f"the traced program returns {len(result)} values; expected logits alone")
+            graph.output((copies[result[0]],))
+        elif node.op != "placeholder" and node.op != "call_function":
+            raise UnsupportedModel(f"the traced program holds a `{node.op}` node ({node.target}); expected operators only")
+    module = fx.GraphModule(nn.Module(), graph)
+    model = Model(module, weights)
+    model.graph.eliminate_dead_code()
+    model.drop_unused_weights()
+    return model
+
+
+_ASSERTS = (
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten.sym_constrain_range_for_size.default,
+    torch.ops.aten.sym_constrain_range.default,
+)
+
+
+def _origin(node: fx.Node, short: _Strip) -> Origin:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = ""
+    for _, (name, _kind) in stack.items():
+        path = name
+    for prefix in ("L['self'].", "L__self__."):
+        path = path.removeprefix(prefix)
+    source = ""
+    for line in (node.meta.get("stack_trace") or "").splitlines():
+        line = line.strip()
+        if line.startswith('File "') and "/torch/" not in line and "<eval_with_key>" not in line:
+            file, _, rest = line[6:].partition('"')
+            source = f"{Path(file).name}:{rest.split('line ')[-1].split(',')[0]}"
+    return Origin(short(path), source)

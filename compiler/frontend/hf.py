@@ -1,0 +1,206 @@
+"""Hugging Face models to `Model`: a directory with its checkpoint, or a live module."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from llmc.errors import BadInput, UnsupportedModel
+from llmc.frontend import hf_attention, hf_experts
+from llmc.frontend.checkpoint import ModuleReader, SafetensorsReader
+from llmc.frontend.export import LogitsOf, export, to_model
+from llmc.ir.model import Model
+from llmc.ir.weights import Constant, Expr, Reader, Source, Weight
+
+
+def from_module(module: nn.Module) -> Model:
+    """Trace a live module (transformers causal LM, or any module `tokens [1, S] -> logits [1, S, V]`).
+
+    The module is left as it was. Its tensors are read, not copied, when the artifact is written.
+
+    Raises:
+        UnsupportedModel: the module cannot be traced.
+    """
+    reader = ModuleReader(module)
+
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return Source.of(reader, name) if name in reader.names() else Constant(tensor.detach())
+
+    training = module.training
+    module.eval()
+    try:
+        model = _trace(module, bind)
+    finally:
+        module.train(training)
+    model.info.update(facts(getattr(module, "config", None)))
+    return model
+
+
+def from_config(config: Any, reader: Reader, *, dtype: torch.dtype) -> Model:  # noqa: ANN401 - transformers' config
+    """Build the causal LM of `config` without memory for its parameters, trace it, and bind them to `reader`.
+
+    Raises:
+        BadInput: the checkpoint lacks a parameter, or one has another shape.
+        UnsupportedModel: transformers knows no causal LM for the configuration, or it cannot be traced.
+    """
+    module = build(config, dtype)
+    tied = _aliases(module)
+
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return _bind(name, tensor, reader, tied.get(name, (name,)), module)
+
+    model = _trace(module, bind)
+    model.info.update(facts(config))
+    return model
+
+
+def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
+    """Read a Hugging Face directory: config.json and safetensors (one file or a sharded index).
+
+    `dtype` is the type to compute in; by default the checkpoint's own.
+    """
+    import transformers
+
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{path} has no config.json; expected a Hugging Face model directory or a .gguf file")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise BadInput(f"{path / 'config.json'} cannot be read: {error}") from error
+    reader = SafetensorsReader(path)
+    chosen = dtype or _config_dtype(config) or torch.float32
+    return from_config(config, reader, dtype=chosen)
+
+
+def build(config: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - transformers' config
+    """The causal LM of `config` with fake parameters (no memory) and real buffers (what its code computes at start)."""
+    import transformers
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    try:
+        with _fake_parameters(mode):
+            module: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except ValueError as error:
+        raise UnsupportedModel(f"transformers has no causal LM for model type {config.model_type!r}: {error}") from error
+    return module.eval()
+
+
+@contextlib.contextmanager
+def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
+    """Within this, every parameter that a module registers becomes fake: its memory is given back untouched."""
+    register = nn.Module.register_parameter
+    fakes: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+
+    def register_fake(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not isinstance(parameter.data, torch._subclasses.FakeTensor):
+            if id(parameter) not in fakes:
+                with mode:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                fakes[id(parameter)] = (nn.Parameter(empty, requires_grad=False), parameter)
+            parameter = fakes[id(parameter)][0]
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_fake  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _trace(module: nn.Module, bind: Callable[[str, torch.Tensor], Weight]) -> Model:
+    if not _is_pretrained(module):
+        return to_model(export(LogitsOf(module)), bind)
+    hf_attention.register()
+    hf_experts.register()
+    refusals: list[UnsupportedModel] = []
+    for implementation in (hf_attention.NAME, "eager"):
+        with _implementations(module, implementation):
+            try:
+                return to_model(export(LogitsOf(module, use_cache=False)), bind)
+            except UnsupportedModel as error:
+                refusals.append(error)
+    raise refusals[-1]
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(module, PreTrainedModel)
+
+
+@contextlib.contextmanager
+def _implementations(module: Any, attention: str) -> Iterator[None]:  # noqa: ANN401 - a PreTrainedModel
+    """Set the attention and experts implementations of a transformers model, and put the old ones back after."""
+    configs = [part.config for part in module.modules() if hasattr(part, "config")]
+    before = [
+        (config, name, getattr(config, name, None))
+        for config in configs
+        for name in ("_attn_implementation_internal", "_experts_implementation_internal")
+        if hasattr(config, name)
+    ]
+    try:
+        if module._can_set_attn_implementation():
+            with contextlib.suppress(ValueError):
+                module.set_attn_implementation(attention)
+        with contextlib.suppress(ValueError, RuntimeError, AttributeError):
+            module.set_experts_implementation(hf_experts.NAME)
+        yield
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
+
+
+def _aliases(module: nn.Module) -> Mapping[str, tuple[str, ...]]:
+    """Names of each parameter that is known by several (tied weights)."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: tuple(group) for group in names.values() for name in group}
+
+
+def _bind(name: str, tensor: torch.Tensor, reader: Reader, aliases: tuple[str, ...], module: Any) -> Weight:  # noqa: ANN401
+    known = reader.names()
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    for alias in (name, *aliases):
+        for candidate in (alias, alias.removeprefix(prefix), prefix + alias):
+            if candidate in known:
+                return _checked(Source.of(reader, candidate), name, tensor)
+    if isinstance(tensor, torch._subclasses.FakeTensor):
+        raise BadInput(f"the checkpoint lacks {name} {tuple(tensor.shape)}; expected every parameter of {type(module).__name__}")
+    return Constant(tensor.detach())
+
+
+def _checked(weight: Weight, name: str, tensor: torch.Tensor) -> Weight:
+    if weight.shape != tuple(tensor.shape):
+        raise BadInput(f"{name} is {weight.shape} in the checkpoint; expected {tuple(tensor.shape)} from the configuration")
+    if weight.dtype != tensor.dtype:
+        return Expr.of(torch.ops.aten._to_copy.default, weight, dtype=tensor.dtype)
+    return weight
+
+
+def _config_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transformers' config
+    dtype = getattr(config, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def facts(config: Any) -> dict[str, object]:  # noqa: ANN401 - transformers' config, or None
+    """What the manifest says of the source model, as far as its configuration tells."""
+    if config is None:
+        return {}
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    end = getattr(config, "eos_token_id", None)
+    ends = [end] if isinstance(end, int) else [item for item in end or () if isinstance(item, int)]
+    found: dict[str, object] = {
+        "model_type": getattr(config, "model_type", ""),
+        "max_positions": getattr(text, "max_position_embeddings", None),
+        "eos_token_ids": ends,
+        "bos_token_id": getattr(config, "bos_token_id", None),
+    }
+    return {name: value for name, value in found.items() if value is not None}
