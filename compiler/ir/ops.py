@@ -227,7 +227,7 @@ def moe(
     for expert in torch.unique(expert_ids).tolist():
         rows, slots = torch.where(expert_ids == expert)
         hidden = _expert_linear(x[rows], up, up_bias, expert, transposed)
-        hidden = _expert_act(hidden.to(wide), act, gated, interleaved, limit, up_offset).to(x.dtype)
+        hidden = activate_expert(hidden.to(wide), act, gated, interleaved, limit, up_offset).to(x.dtype)
         y = _expert_linear(hidden, down, down_bias, expert, transposed).to(wide)
         result.index_add_(0, rows, y * expert_weights[rows, slots, None].to(wide))
     return result.to(x.dtype)
@@ -238,7 +238,8 @@ def _expert_linear(x: Tensor, weight: Tensor, bias: Tensor | None, expert: int, 
     return torch.nn.functional.linear(x, matrix, None if bias is None else bias[expert])
 
 
-def _expert_act(h: Tensor, act: str, gated: bool, interleaved: bool, limit: float, up_offset: float) -> Tensor:
+def activate_expert(h: Tensor, act: str, gated: bool, interleaved: bool, limit: float, up_offset: float) -> Tensor:
+    """What `moe` does between the two products of an expert: h [..., 2F] -> [..., F], or [..., F] when not `gated`."""
     if not gated:
         return ACTIVATIONS[act](h)
     gate, up = (h[..., 0::2], h[..., 1::2]) if interleaved else h.chunk(2, dim=-1)
