@@ -6,6 +6,7 @@ Nothing here unpickles, follows a path out of the checkpoint's directory, or loa
 import json
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
+from typing import Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +40,19 @@ _DTYPES = {
 }
 
 
+class _Slice(Protocol):
+    def get_shape(self) -> list[int]: ...
+    def get_dtype(self) -> str: ...
+
+
+class _Shard(Protocol):
+    """What is used of an open `safe_open`."""
+
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str) -> _Slice: ...
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
 class SafetensorsReader:
     """The tensors of a `.safetensors` file, or of a directory with one or with an index of shards.
 
@@ -48,7 +62,7 @@ class SafetensorsReader:
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, _Shard] = {}
         if self._path.is_dir() and not (self._path / _SINGLE).exists():
             self._open_index()
         else:
@@ -57,16 +71,13 @@ class SafetensorsReader:
             self._files = dict.fromkeys(handle.keys(), handle)
 
     def _open_index(self) -> None:
-        shards: dict[str, safe_open] = {}
-        index = self._path / _INDEX
-        for name, shard in _read_index(index).items():
-            if shard not in shards:
-                shards[shard] = _open(_contained(self._path, shard))
-            self._files[name] = shards[shard]
+        weight_map = _read_index(self._path / _INDEX)
+        shards = {shard: _open(_contained(self._path, shard)) for shard in sorted(set(weight_map.values()))}
         present = {shard: set(handle.keys()) for shard, handle in shards.items()}
-        for name, shard in _read_index(index).items():
+        for name, shard in weight_map.items():
             if name not in present[shard]:
                 raise BadInput(f"{self._path / shard}: has no tensor {name!r}, which {_INDEX} places there")
+            self._files[name] = shards[shard]
 
     def names(self) -> Collection[str]:
         """Names of the tensors in the files. A tied tensor appears under the one name that was saved."""
@@ -92,10 +103,9 @@ class SafetensorsReader:
     def read(self, key: str) -> torch.Tensor:
         """A view of the mapped file. Raises `BadInput` when it cannot be read."""
         try:
-            tensor: torch.Tensor = self._files[self.key(key)].get_tensor(key)
+            return self._files[self.key(key)].get_tensor(key)
         except SafetensorError as error:
             raise BadInput(f"{self._path}: tensor {key}: {error}") from error
-        return tensor
 
 
 class ModuleReader:
@@ -145,11 +155,11 @@ def _identity(tensor: torch.Tensor) -> object:
     return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _open(file: Path) -> safe_open:
+def _open(file: Path) -> _Shard:
     if not file.is_file():
         raise BadInput(f"{file}: no such file; expected a safetensors file, or a directory with {_SINGLE} or {_INDEX}")
     try:
-        return safe_open(str(file), framework="pt")
+        return cast(_Shard, safe_open(str(file), framework="pt"))
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{file}: not a safetensors file: {error}") from error
 
