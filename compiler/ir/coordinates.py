@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import sympy
 import torch
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from torch import fx
 
 from llmc.ir.mask import LENGTH
@@ -63,7 +65,8 @@ def choose(condition: sympy.Basic, then: sympy.Basic, other: sympy.Basic) -> sym
 
 
 def _is_predicate(value: sympy.Basic) -> bool:
-    return isinstance(value, (sympy.logic.boolalg.Boolean, sympy.logic.boolalg.BooleanAtom))
+    # Not `Boolean`: sympy's symbols are of that class too.
+    return isinstance(value, (Relational, BooleanFunction, BooleanAtom))
 
 
 def as_predicate(value: sympy.Basic) -> sympy.Basic:

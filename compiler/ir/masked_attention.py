@@ -59,7 +59,6 @@ def _cached_fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
     " Tensor starts, Tensor lengths, Tensor blocks, Tensor? sinks, Tensor[] tables, str mask, str bias, float scale,"
     " float softcap) -> Tensor",
     _cached_fake,
-    keep=True,
 )
 def cached_attention(
     q: Tensor,
