@@ -1,0 +1,37 @@
+"""What a node's value is, without computing it: fake propagation of one call."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from llmc.errors import InvalidGraph
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode:
+    """The mode that the fake tensors of `graph` belong to. Raises `InvalidGraph` when the graph has none."""
+    for node in graph.nodes:
+        for value in leaves(node.meta.get("val")):
+            if isinstance(value, FakeTensor):
+                return value.fake_mode
+    raise InvalidGraph('no node has a fake tensor in meta["val"]; expected one on every placeholder')
+
+
+def leaves(value: object) -> Iterator[object]:
+    """The values in nested lists and tuples, from left to right."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def infer(
+    mode: FakeTensorMode, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:  # noqa: ANN401 - a tensor, a number, or a tuple of them
+    """What `target` returns on `args`, in which nodes stand for their `meta["val"]`. Raises what the op raises."""
+    values = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
+    with torch._C.DisableTorchFunction(), mode, torch.no_grad():
+        return target(*values[0], **values[1])
