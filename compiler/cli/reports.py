@@ -1,0 +1,89 @@
+"""The texts that `llmc build`, `inspect` and `doctor` print: plain values in, lines out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from llmc.cli.output import duration, size
+from llmc.doctor import Examination
+
+
+def build_summary(directory: str, report: Mapping[str, object], written: int, seconds: float) -> Iterator[str]:
+    """What `llmc build` says at the end: where the artifact is, what was rewritten, what comes next."""
+    rewrites, refused = _length(report.get("rewrites")), _length(report.get("refused"))
+    yield f"{directory}: {size(written)} in {duration(seconds)}; {rewrites} rewrites, {refused} near misses"
+    yield f"run it:     llmc run {directory} 'Once upon a time'"
+    yield f"look at it: llmc explain {directory}"
+
+
+def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator[str]:
+    """An artifact's manifest for people, section by section."""
+    source = _section(manifest, "source")
+    yield f"{directory}: format {manifest.get('format_version')}, written by llmc {manifest.get('llmc_version')}"
+    yield f"source    {source.get('kind', 'unknown')} {source.get('name', '')}".rstrip()
+    for title in ("model", "options", "ranges"):
+        for name, value in _section(manifest, title).items():
+            yield f"{title:<9} {name} {_plain(value)}"
+    layers = _section(manifest, "kv").get("layers")
+    if isinstance(layers, Sequence):
+        yield from (f"kv        {line}" for line in _cache_lines(layers))
+    for name in _section(manifest, "programs"):
+        yield f"program   {name}"
+    passes = manifest.get("passes")
+    for record in passes if isinstance(passes, Sequence) else ():
+        yield f"pass      {record.get('name')}: {record.get('changes')} changes"
+    files = _section(manifest, "files")
+    for name, facts in files.items():
+        length = facts.get("bytes") if isinstance(facts, Mapping) else None
+        yield f"file      {name} {size(length) if isinstance(length, int) else ''}".rstrip()
+
+
+def examination_lines(found: Examination) -> Iterator[str]:
+    """What `llmc doctor` found."""
+    yield f"llmc      {found.llmc}"
+    yield f"python    {found.python} ({found.executable})"
+    yield f"system    {found.system}"
+    for package in found.packages:
+        required = f" (needs {package.required})" if package.required and not package.ok else ""
+        optional = " (optional)" if package.required is None else ""
+        yield f"package   {package.name} {package.version or 'not installed'}{required}{optional}"
+    processor = found.processor
+    yield f"cpu       {processor.name}, {processor.architecture}, {processor.cores} cores"
+    yield f"isa       {' '.join(processor.isa) or 'unknown'}"
+    yield f"memory    {size(found.memory_bytes)}"
+    compiler = found.compiler
+    yield f"compiler  {f'{compiler.path}: {compiler.version}' if compiler else 'none found'}"
+    for gpu in found.gpus:
+        yield f"gpu       {gpu.name}, {size(gpu.memory_bytes)}, capability {gpu.capability}, driver {gpu.driver}"
+    if not found.gpus:
+        yield "gpu       none found"
+    yield f"cache     {found.cache}"
+
+
+def _cache_lines(layers: Sequence[object]) -> Iterator[str]:
+    """Layers that store K and V alike share a line: `12 layers: 3 heads, key 64, value 64, float32`."""
+    counts: dict[str, int] = {}
+    for layer in layers:
+        if isinstance(layer, Mapping):
+            text = (
+                f"{layer.get('heads')} heads, key {layer.get('key_size')}, value {layer.get('value_size')}, "
+                f"{layer.get('dtype')}"
+            )
+            counts[text] = counts.get(text, 0) + 1
+    for text, count in counts.items():
+        yield f"{count} layers: {text}"
+
+
+def _section(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
+    value = manifest.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, Sequence) else 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(_plain(item) for item in value)
+    return str(value)

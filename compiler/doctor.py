@@ -1,0 +1,180 @@
+"""What this machine offers llmc: Python, packages, processor, memory, compiler, GPUs.
+
+Looks without importing torch or transformers, so that it also works where they are broken.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from llmc import __version__
+from llmc.options import cache_directory
+
+OPTIONAL_PACKAGES = ("triton",)
+"""Packages that llmc reports but does not require."""
+COMPILERS = ("g++", "clang++", "c++")
+"""C++ compilers, in the order in which they are looked for."""
+ISA_FLAGS = (
+    "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""The processor features that matter to kernels, as Linux spells them."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package that llmc uses."""
+
+    name: str
+    required: str | None
+    """The versions that llmc accepts, such as `>=2.11`; None if it can do without."""
+    version: str | None
+    """The version installed; None if it is not."""
+    ok: bool
+    """Whether what is installed will do."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The CPU."""
+
+    name: str
+    architecture: str
+    cores: int
+    """Logical cores that this process may use."""
+    isa: tuple[str, ...]
+    """Which of `ISA_FLAGS` it has; empty where the system does not say."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler."""
+
+    path: str
+    version: str
+    """The first line of its `--version`."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU, as `nvidia-smi` describes it."""
+
+    name: str
+    memory_bytes: int
+    capability: str
+    """Compute capability, such as `9.0`."""
+    driver: str
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything `llmc doctor` finds out."""
+
+    llmc: str
+    python: str
+    executable: str
+    system: str
+    packages: tuple[Package, ...]
+    processor: Processor
+    memory_bytes: int
+    compiler: Compiler | None
+    gpus: tuple[Gpu, ...]
+    cache: str
+
+    @property
+    def missing(self) -> tuple[Package, ...]:
+        """The required packages that are absent or too old."""
+        return tuple(package for package in self.packages if not package.ok)
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain values."""
+        return asdict(self) | {"missing": [package.name for package in self.missing]}
+
+
+def examine() -> Examination:
+    """Look at this machine and this environment."""
+    return Examination(
+        llmc=__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+        system=platform.platform(),
+        packages=_packages(),
+        processor=_processor(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        compiler=_compiler(),
+        gpus=_gpus(),
+        cache=str(cache_directory()),
+    )
+
+
+def _packages() -> tuple[Package, ...]:
+    found = []
+    for text in metadata.requires("llmc") or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None:
+            continue  # an extra: only for developing llmc
+        version = _version(requirement.name)
+        ok = version is not None and requirement.specifier.contains(version, prereleases=True)
+        found.append(Package(requirement.name, str(requirement.specifier), version, ok))
+    return (*found, *(Package(name, None, _version(name), True) for name in OPTIONAL_PACKAGES))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> Processor:
+    facts: dict[str, str] = {}
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = facts.get("model name") or platform.processor() or "unknown"
+    return Processor(name, platform.machine(), cores, tuple(flag for flag in ISA_FLAGS if flag in flags))
+
+
+def _compiler() -> Compiler | None:
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path is None:
+            continue
+        lines = _output(path, "--version").splitlines()
+        if lines:
+            return Compiler(path, lines[0])
+    return None
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    found = []
+    for line in _output(
+        tool, "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
+    ).splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 4 and fields[1].isdecimal():
+            found.append(Gpu(fields[0], int(fields[1]) << 20, fields[2], fields[3]))
+    return tuple(found)
+
+
+def _output(*command: str) -> str:
+    """What `command` prints; empty if it fails or takes longer than ten seconds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

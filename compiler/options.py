@@ -1,0 +1,85 @@
+"""What a build can be told, validated in one place; the only file that reads the environment.
+
+An argument wins over its environment variable. `LLMC_DUMP` is the directory for the numbered dumps of the graph,
+`LLMC_STOP_AFTER` the number of rewrites to perform, `LLMC_CACHE` the directory for what builds can share.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc.errors import BadOption
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""What `dtype` may be."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one build."""
+
+    dtype: str | None = None
+    """The dtype to compile the model in; None is the checkpoint's own."""
+    max_context: int | None = None
+    """The longest sequence to serve, in tokens, at least 1; None is what the model was made for."""
+    prove: bool = True
+    """Whether each rewrite is tested on the subgraph it replaces."""
+    dump: Path | None = None
+    """Where to write the graph after each pass that changes it; None writes nothing."""
+    stop_after: int | None = None
+    """Perform only the first so many rewrites, at least 0; None performs all."""
+
+    def __post_init__(self) -> None:
+        """Check the values; raises BadOption."""
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
+        if self.max_context is not None and self.max_context < 1:
+            raise BadOption(f"max context: {self.max_context} is less than 1 token; use 1 or more, or leave it out")
+        if self.stop_after is not None and self.stop_after < 0:
+            raise BadOption(f"stop after: {self.stop_after} rewrites cannot be performed; use 0 or more")
+        if self.dump is not None and self.dump.exists() and not self.dump.is_dir():
+            raise BadOption(f"dump: {self.dump} is a file; name a directory")
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        dtype: str | None = None,
+        max_context: int | None = None,
+        prove: bool = True,
+        dump: str | Path | None = None,
+        stop_after: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Options":
+        """The options given, completed from `environment` (the process's own, when None); raises BadOption."""
+        environment = os.environ if environment is None else environment
+        if dump is None:
+            dump = environment.get("LLMC_DUMP") or None
+        if stop_after is None:
+            stop_after = _whole_number(environment, "LLMC_STOP_AFTER")
+        return cls(dtype, max_context, prove, None if dump is None else Path(dump), stop_after)
+
+
+def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
+    """Where llmc may keep what builds can share: `LLMC_CACHE`, else `llmc` in the user's cache directory.
+
+    Raises BadOption if `LLMC_CACHE` names a file. The directory need not exist.
+    """
+    environment = os.environ if environment is None else environment
+    if chosen := environment.get("LLMC_CACHE"):
+        if Path(chosen).is_file():
+            raise BadOption(f"LLMC_CACHE: {chosen} is a file; name a directory")
+        return Path(chosen)
+    if base := environment.get("XDG_CACHE_HOME"):
+        return Path(base) / "llmc"
+    return Path.home() / ".cache" / "llmc"
+
+
+def _whole_number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise BadOption(f"{name}: {text!r} is not a whole number; set it to one such as 12, or unset it")
+    return int(text)
