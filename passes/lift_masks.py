@@ -180,7 +180,9 @@ def _first_unknown(coordinates: Coordinates, node: fx.Node) -> str:
     stack = [node]
     while stack:
         current = stack.pop()
-        missing = [source for source in current.all_input_nodes if coordinates.of(source) is None and source not in seen]
+        missing = [
+            source for source in current.all_input_nodes if coordinates.of(source) is None and source not in seen
+        ]
         seen.update(missing)
         if not missing:
             return f"{current.target} at {current.meta.get('origin')}"
@@ -194,7 +196,9 @@ def _prove(model: Model, node: fx.Node, lifted: Lifted) -> None:
     tables = [model.weights[table.name].evaluate() for table in lifted.tables]
     for size in _sizes(lifted.mask):
         shape = (1, heads, size, size) if lifted.tables or lifted.bias != "0" else (1, 1, size, size)
-        expected = evaluate_at_length(model, mask, size) if isinstance(mask, fx.Node) else torch.ones(1, dtype=torch.bool)
+        expected = (
+            evaluate_at_length(model, mask, size) if isinstance(mask, fx.Node) else torch.ones(1, dtype=torch.bool)
+        )
         found = _as_scores(lifted, tables, size, heads)
         if not _same(_scores(expected, causal, shape), found.expand(shape), invariant=sinks is None):
             raise Disproved(

@@ -32,7 +32,15 @@ CACHED = torch.ops.llmc.cached_attention.default
 STEP_INPUTS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
 """The inputs of a packed step that precede the caches, all int64."""
 
-_EXAMPLE = {"tokens": (11,), "positions": (11,), "slots": (11,), "starts": (4,), "lengths": (3,), "blocks": (3, 5), "rows": (7,)}
+_EXAMPLE = {
+    "tokens": (11,),
+    "positions": (11,),
+    "slots": (11,),
+    "starts": (4,),
+    "lengths": (3,),
+    "blocks": (3, 5),
+    "rows": (7,),
+}
 _EXAMPLE_BLOCKS, _EXAMPLE_BLOCK_SIZE = 13, 16
 
 
@@ -129,7 +137,8 @@ def _position_axis(formula: Formula | None) -> tuple[int, sympy.Expr] | None:
     if len(axes) != 1 or any(LENGTH in size.free_symbols for i, size in enumerate(formula.shape) if i != axes[0]):
         return None
     index = tuple(
-        sympy.Symbol("p" if i == axes[0] else f"i{i}", integer=True, nonnegative=True) for i in range(len(formula.shape))
+        sympy.Symbol("p" if i == axes[0] else f"i{i}", integer=True, nonnegative=True)
+        for i in range(len(formula.shape))
     )
     value = formula.at(index)
     if value.free_symbols != {index[axes[0]]} or value.atoms(sympy.core.function.AppliedUndef):
@@ -250,7 +259,9 @@ def _check(model: Model) -> None:
         label = labels[result]
         own = torch.arange(tokens).reshape(1, -1, 1)
         if label is None or not torch.equal(torch.where(label == SHARED, own, label), own.expand(label.shape)):
-            raise UnsupportedModel("the logits are not one row a token, in order; expected logits [1, S, V] of tokens [1, S]")
+            raise UnsupportedModel(
+                "the logits are not one row a token, in order; expected logits [1, S, V] of tokens [1, S]"
+            )
 
 
 _ROW_WISE = {

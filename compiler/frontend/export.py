@@ -162,7 +162,9 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
                 raise UnsupportedModel(f"the traced program returns {len(result)} values; expected logits alone")
             graph.output((copies[result[0]],))
         elif node.op != "placeholder" and node.op != "call_function":
-            raise UnsupportedModel(f"the traced program holds a `{node.op}` node ({node.target}); expected operators only")
+            raise UnsupportedModel(
+                f"the traced program holds a `{node.op}` node ({node.target}); expected operators only"
+            )
     module = fx.GraphModule(nn.Module(), graph)
     model = Model(module, weights)
     model.graph.eliminate_dead_code()

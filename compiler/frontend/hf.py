@@ -86,7 +86,9 @@ def build(config: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - trans
         with _fake_parameters(mode):
             module: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     except ValueError as error:
-        raise UnsupportedModel(f"transformers has no causal LM for model type {config.model_type!r}: {error}") from error
+        raise UnsupportedModel(
+            f"transformers has no causal LM for model type {config.model_type!r}: {error}"
+        ) from error
     return module.eval()
 
 
@@ -171,13 +173,17 @@ def _bind(name: str, tensor: torch.Tensor, reader: Reader, aliases: tuple[str, .
             if candidate in known:
                 return _checked(Source.of(reader, candidate), name, tensor)
     if isinstance(tensor, torch._subclasses.FakeTensor):
-        raise BadInput(f"the checkpoint lacks {name} {tuple(tensor.shape)}; expected every parameter of {type(module).__name__}")
+        raise BadInput(
+            f"the checkpoint lacks {name} {tuple(tensor.shape)}; expected every parameter of {type(module).__name__}"
+        )
     return Constant(tensor.detach())
 
 
 def _checked(weight: Weight, name: str, tensor: torch.Tensor) -> Weight:
     if weight.shape != tuple(tensor.shape):
-        raise BadInput(f"{name} is {weight.shape} in the checkpoint; expected {tuple(tensor.shape)} from the configuration")
+        raise BadInput(
+            f"{name} is {weight.shape} in the checkpoint; expected {tuple(tensor.shape)} from the configuration"
+        )
     if weight.dtype != tensor.dtype:
         return Expr.of(torch.ops.aten._to_copy.default, weight, dtype=tensor.dtype)
     return weight

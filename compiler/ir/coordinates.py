@@ -222,4 +222,3 @@ def sequence(value: object) -> Sequence[object]:
     """A list argument of a node as a sequence."""
     assert isinstance(value, (list, tuple)), f"expected a list argument, got {value!r}"
     return value
-

@@ -100,7 +100,9 @@ class _Walk:
     def _apply(self, node: fx.Node) -> Label:
         from llmc.ir.locality_rules import RULES, is_pointwise
 
-        if all(self.label(arg) is None for arg in node.all_input_nodes) and node.target not in (aten.arange.start_step,):
+        if all(self.label(arg) is None for arg in node.all_input_nodes) and node.target not in (
+            aten.arange.start_step,
+        ):
             return None
         rule: Callable[[_Walk, fx.Node], Any] | None = RULES.get(node.target)
         if rule is not None:

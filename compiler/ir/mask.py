@@ -150,7 +150,9 @@ def canonical(predicate: sympy.Basic) -> sympy.Basic:
 
 def _inequality(relation: Relational) -> sympy.Basic:
     # Over integers a < b is a <= b - 1, so every inequality becomes low <= high.
-    low, high = (relation.lhs, relation.rhs) if isinstance(relation, (sympy.Lt, sympy.Le)) else (relation.rhs, relation.lhs)
+    low, high = (
+        (relation.lhs, relation.rhs) if isinstance(relation, (sympy.Lt, sympy.Le)) else (relation.rhs, relation.lhs)
+    )
     strict = isinstance(relation, (sympy.Lt, sympy.Gt))
     slack = sympy.expand(high - low)
     distance = sympy.Dummy("distance", integer=True)

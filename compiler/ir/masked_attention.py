@@ -43,7 +43,17 @@ def masked_attention(
     keys = torch.arange(k.shape[-2], device=q.device)
     out = [
         _attend(
-            q[row], k[row], v[row], sinks, tables, mask, bias, scale, softcap, query_positions=queries, key_positions=keys
+            q[row],
+            k[row],
+            v[row],
+            sinks,
+            tables,
+            mask,
+            bias,
+            scale,
+            softcap,
+            query_positions=queries,
+            key_positions=keys,
         )
         for row in range(q.shape[0])
     ]
@@ -134,7 +144,11 @@ def _attend(
     scores = torch.einsum("kgsd,ktd->kgst", grouped, k.to(wide)).flatten(0, 1) * scale
     if softcap > 0:
         scores = torch.tanh(scores / softcap) * softcap
-    places = query_positions[None, :, None], key_positions[None, None, :], torch.arange(heads, device=q.device)[:, None, None]
+    places = (
+        query_positions[None, :, None],
+        key_positions[None, None, :],
+        torch.arange(heads, device=q.device)[:, None, None],
+    )
     if bias != "0":
         scores = scores + evaluate(bias, *places, tables, wide)
     if mask != TRUE:

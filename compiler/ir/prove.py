@@ -7,7 +7,7 @@ are proved once, so that equal layers cost one proof.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -84,14 +84,21 @@ class Prover:
     proved: dict[str, float] = field(default_factory=dict)
     """Largest relative error, by digest of both sides."""
 
-    def prove(self, before: fx.Graph, after: fx.Graph, kind: Kind) -> float:
+    def prove(
+        self,
+        before: fx.Graph,
+        after: fx.Graph,
+        kind: Kind,
+        assume: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> float:
         """The largest relative difference found between the graphs, which take the same inputs.
 
-        `before` may have further placeholders for sizes. Raises `Disproved` when the difference is too large.
+        `before` may have further placeholders for sizes. `assume` changes the random values of the inputs it names to
+        such as can occur. Raises `Disproved` when the difference is too large.
         """
         key = hashlib.sha256("\n".join((kind, structural_text(before), structural_text(after))).encode()).hexdigest()
         if key not in self.proved:
-            self.proved[key] = _Proof(before, after, kind, int(key[:12], 16)).run()
+            self.proved[key] = _Proof(before, after, kind, int(key[:12], 16), assume or {}).run()
         return self.proved[key]
 
 
@@ -124,7 +131,15 @@ def _type_text(leaf: object) -> str:
 class _Proof:
     """One proof: the inputs are drawn, run and compared, trial by trial."""
 
-    def __init__(self, before: fx.Graph, after: fx.Graph, kind: Kind, seed: int) -> None:
+    def __init__(
+        self,
+        before: fx.Graph,
+        after: fx.Graph,
+        kind: Kind,
+        seed: int,
+        assume: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    ) -> None:
+        self.assume = assume
         self.before, self.after, self.kind = before, after, kind
         self.generator = torch.Generator().manual_seed(seed)
         self.placeholders = before.find_nodes(op="placeholder")
@@ -186,6 +201,8 @@ class _Proof:
                 continue
             limit = min([DEFAULT_BOUND, *(number(size, round_.sizes) for size in self.limits[node.name])])
             values[node.name] = draw(val, round_, max(limit // shrink, 1), self.generator)
+            if node.name in self.assume:
+                values[node.name] = self.assume[node.name](values[node.name])
             if self.heavy and all(isinstance(size, int) for size in val.shape):
                 self.large[node.name, val.dtype] = values[node.name]
         return values

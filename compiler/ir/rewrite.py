@@ -6,7 +6,7 @@ values and origins right. `Rule` is the declarative form: what to `find`, `unles
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,7 @@ class Rewriter:
         *,
         kind: Kind = "reassociating",
         proof: Callable[[], float] | None = None,
+        assume: Mapping[fx.Node, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> bool:
         """Replace the subgraph that computes `outputs` from `inputs` by what `build` computes from them.
 
@@ -90,6 +91,7 @@ class Rewriter:
             kind: "exact" when the results must be bit-equal, "reassociating" when rounding may differ.
             proof: run instead of the proof on random inputs, for a rewrite that reads the values of weights; returns
                 the error, or raises `llmc.ir.prove.Disproved`.
+            assume: what is known of some inputs beyond their type, as a change made to their random values.
 
         Returns whether the graph was changed: not once `stop_after` rewrites were made, and not when an input is
         computed from an output (recorded as a near miss).
@@ -108,7 +110,8 @@ class Rewriter:
             return False
         mode = fake_mode(self.model.graph)
         after, values = trace(build, {node.name: node.meta["val"] for node in inputs}, mode)
-        error = self._check(rule, outputs, values, proof or (lambda: self._prover.prove(before, after, kind)))
+        known = {node.name: change for node, change in (assume or {}).items()}
+        error = self._check(rule, outputs, values, proof or (lambda: self._prover.prove(before, after, kind, known)))
         origin = merged_origin([_origin(node) for node in outputs])
         name = outputs[0].name
         self._splice(inputs, outputs, after, [value.node for value in values], moved, origin)
