@@ -14,10 +14,11 @@ import torch
 from torch import fx
 
 from llmc.errors import BuildFailed
-from llmc.ir.infer import fake_mode
+from llmc.ir.infer import fake_mode, same_type
 from llmc.ir.match import Match, Pattern
 from llmc.ir.model import Model, Origin
 from llmc.ir.prove import Disproved, Kind, Prover
+from llmc.ir.show import type_text
 from llmc.ir.subgraph import dependants, extract, has_side_effects, merged_origin
 from llmc.ir.tracing import Value, trace
 
@@ -138,8 +139,9 @@ class Rewriter:
         if len(values) != len(outputs):
             raise BuildFailed(f"{where}: returns {len(values)} values; expected {len(outputs)}; {again}")
         for output, value in zip(outputs, values, strict=True):
-            have, want = _type(value.node.meta["val"]), _type(output.meta["val"])
-            if have != want:
+            have, want = value.node.meta["val"], output.meta["val"]
+            if not same_type(have, want):
+                have, want = type_text(have), type_text(want)
                 raise BuildFailed(f"{where}: gives {have}; expected {want}, the type of {output.name}; {again}")
         if not self.prove:
             return 0.0
@@ -276,13 +278,6 @@ def _substitute(bound: Any, of: dict[fx.Node, Value]) -> Any:  # noqa: ANN401 - 
 def _origin(node: fx.Node) -> Origin:
     origin = node.meta.get("origin")
     return origin if isinstance(origin, Origin) else Origin()
-
-
-def _type(val: object) -> str:
-    """Dtype and sizes of a value as text; tells values of different types apart."""
-    if isinstance(val, torch.Tensor):
-        return f"{str(val.dtype).removeprefix('torch.')}[{', '.join(str(size) for size in val.shape)}]"
-    return f"({', '.join(_type(item) for item in val)})" if isinstance(val, (list, tuple)) else type(val).__name__
 
 
 def _first(nodes: Sequence[fx.Node], among: list[fx.Node]) -> fx.Node:
