@@ -33,6 +33,7 @@ _SCALARS: dict[GGUFValueType, str] = {
     GGUFValueType.INT64: "<i8",
     GGUFValueType.FLOAT64: "<f8",
 }
+_TYPES = {int(kind): kind for kind in GGML_QUANT_SIZES}
 _MAX_NAME = 65535
 """Longest key or tensor name in bytes, as the format's document has it."""
 _MAX_STRINGS = 1 << 24
@@ -231,17 +232,16 @@ class _Walk:
 
     def stored(self, name: str, shape: tuple[int, ...], number: int, at: int) -> tuple[GGMLQuantizationType, int]:
         """The type with this number, and the bytes that a tensor of it takes."""
-        known = {int(kind): kind for kind in GGML_QUANT_SIZES}
-        if number not in known:
+        if number not in _TYPES:
             raise UnsupportedModel(
-                f"{self.path}: byte {at}: {name!r} has type {number}, expected one of {sorted(known)}"
+                f"{self.path}: byte {at}: {name!r} has type {number}, expected one of {sorted(_TYPES)}"
             )
-        block, size = GGML_QUANT_SIZES[known[number]]
+        block, size = GGML_QUANT_SIZES[_TYPES[number]]
         if shape[-1] % block:
             self.fail(
-                at, f"{name!r} has rows of {shape[-1]}", f"a multiple of {block}, a block of {known[number].name}"
+                at, f"{name!r} has rows of {shape[-1]}", f"a multiple of {block}, a block of {_TYPES[number].name}"
             )
-        return known[number], prod(shape) // block * size
+        return _TYPES[number], prod(shape) // block * size
 
 
 def _alignment(path: Path, metadata: dict[str, Value]) -> int:
