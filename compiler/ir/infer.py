@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from llmc.errors import InvalidGraph
 
@@ -35,3 +36,23 @@ def infer(
     values = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
     with torch._C.DisableTorchFunction(), mode, torch.no_grad():
         return target(*values[0], **values[1])
+
+
+def same_type(x: object, y: object) -> bool:
+    """Whether two values have one dtype and provably the same sizes, leaf by leaf; sizes must be provably equal."""
+    first, second = list(leaves(x)), list(leaves(y))
+    return len(first) == len(second) and all(_same_leaf(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _same_leaf(x: object, y: object) -> bool:
+    if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
+        if x.dtype != y.dtype or x.dim() != y.dim():
+            return False
+        return all(_same_size(a, b) for a, b in zip(x.shape, y.shape, strict=True))
+    return isinstance(x, (int, torch.SymInt)) and isinstance(y, (int, torch.SymInt)) and _same_size(x, y)
+
+
+def _same_size(x: int | torch.SymInt, y: int | torch.SymInt) -> bool:
+    if isinstance(x, int) and isinstance(y, int):
+        return x == y
+    return str(x) == str(y) or bool(statically_known_true(x == y))

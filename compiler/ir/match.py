@@ -106,7 +106,7 @@ class Pattern:
         self.outputs = [value.node for value in outputs]
         self.anchor = self.outputs[-1]
         if self.anchor in self.wildcards:
-            raise InvalidGraph(f"{getattr(find, '__name__', 'pattern')}: returns a parameter; expected an op to anchor at")
+            raise InvalidGraph(f"{getattr(find, '__name__', 'pattern')}: returns a parameter; expected an op")
         self.target = self.anchor.target
 
     def match(self, node: fx.Node) -> Match | None:

@@ -96,7 +96,9 @@ class Prover:
         `before` may have further placeholders for sizes. `assume` changes the random values of the inputs it names to
         such as can occur. Raises `Disproved` when the difference is too large.
         """
-        key = hashlib.sha256("\n".join((kind, structural_text(before), structural_text(after))).encode()).hexdigest()
+        known = [_assumption(node, (assume or {}).get(node.name)) for node in before.find_nodes(op="placeholder")]
+        text = "\n".join((kind, *known, structural_text(before), structural_text(after)))
+        key = hashlib.sha256(text.encode()).hexdigest()
         if key not in self.proved:
             self.proved[key] = _Proof(before, after, kind, int(key[:12], 16), assume or {}).run()
         return self.proved[key]
@@ -115,6 +117,12 @@ def structural_text(graph: fx.Graph) -> str:
         what = "" if node.op == "placeholder" else str(node.target)
         lines.append(f"{node.op} {what} {args!r} {types}")
     return "\n".join(lines)
+
+
+def _assumption(node: fx.Node, change: Callable[[torch.Tensor], torch.Tensor] | None) -> str:
+    """What is assumed of an input, as text: the place where the change of its values is written."""
+    code = getattr(change, "__code__", None)
+    return "" if change is None else f"{getattr(change, '__module__', '')}:{getattr(code, 'co_firstlineno', change)}"
 
 
 class _Name(str):

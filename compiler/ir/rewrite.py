@@ -141,8 +141,8 @@ class Rewriter:
         for output, value in zip(outputs, values, strict=True):
             have, want = value.node.meta["val"], output.meta["val"]
             if not same_type(have, want):
-                have, want = type_text(have), type_text(want)
-                raise BuildFailed(f"{where}: gives {have}; expected {want}, the type of {output.name}; {again}")
+                gives = f"gives {type_text(have)}; expected {type_text(want)}"
+                raise BuildFailed(f"{where}: {gives}, the type of {output.name}; {again}")
         if not self.prove:
             return 0.0
         try:

@@ -17,13 +17,13 @@ _ONE_MORE = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.stack.de
 def parameters(target: OpOverload) -> tuple[tuple[str, bool, object], ...]:
     """Of each parameter of `target`: its name, whether it has a default, and the default."""
     return tuple(
-        (argument.name, argument.has_default_value(), argument.default_value)  # type: ignore[no-untyped-call]
+        (argument.name, argument.has_default_value(), argument.default_value)
         for argument in target._schema.arguments
     )
 
 
 def by_name(target: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `target` by parameter name, defaults filled in; positions as names for plain Python."""
+    """The arguments of a call of `target` by parameter name, defaults filled in; by position for plain Python."""
     if not isinstance(target, OpOverload):
         return {str(position): value for position, value in enumerate(args)} | dict(kwargs)
     found: dict[str, Any] = {}

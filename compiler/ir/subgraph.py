@@ -41,7 +41,7 @@ def extract(inputs: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> fx.Graph:
                 f"{_names(outputs)}: computed from {node.name}, which is not among the inputs {_names(inputs)}"
             )
         if has_side_effects(node):
-            raise InvalidGraph(f"{_names(outputs)}: {node.name} ({node.target}) has side effects; it cannot be replaced")
+            raise InvalidGraph(f"{_names(outputs)}: {node.name} ({node.target}) has side effects")
         found.add(node)
         stack.extend(node.all_input_nodes)
     graph = fx.Graph()

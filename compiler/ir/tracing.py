@@ -92,7 +92,9 @@ class Value:
         return _binary(aten.sub.Tensor, operator.sub, self, other)
 
     def __rsub__(self, other: Any) -> "Value":  # noqa: ANN401
-        return self.tracer.call(operator.sub if self.is_size else aten.rsub.Scalar, *((other, self) if self.is_size else (self, other)))
+        if self.is_size:
+            return self.tracer.call(operator.sub, other, self)
+        return self.tracer.call(aten.rsub.Scalar, self, other)
 
     def __truediv__(self, other: Any) -> "Value":  # noqa: ANN401
         return self.tracer.call(aten.div.Tensor, self, other)
@@ -123,7 +125,7 @@ class Tracer(TorchFunctionMode):
 
     def __init__(self, mode: FakeTensorMode | None) -> None:
         """Infer the value of each node under `mode`; not at all when it is None (patterns)."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.graph = fx.Graph()
         self.mode = mode
 
@@ -248,7 +250,9 @@ def _cast(dtype: torch.dtype) -> Callable[[Value], Value]:
 
 
 def _to(x: Value, dtype: torch.dtype | Value) -> Value:
-    return x.tracer.call(aten._to_copy.default, x, dtype=dtype.dtype if isinstance(dtype, Value) and "val" in dtype.node.meta else dtype)
+    if isinstance(dtype, Value) and isinstance(dtype.node.meta.get("val"), torch.Tensor):
+        dtype = dtype.dtype
+    return x.tracer.call(aten._to_copy.default, x, dtype=dtype)
 
 
 def _shape(sizes: tuple[Any, ...]) -> list[Any]:
