@@ -11,7 +11,6 @@ from llmc.errors import BadOption
 
 app = typer.Typer(
     name="llmc",
-    help="Compile a transformer model into an artifact, run it, and see what was done to it.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -139,10 +138,11 @@ def run(
 
     Example: llmc run smollm2.llmc --chat "What is the capital of France?"
     """
-    from llmc import driver
     from llmc.cli import output as out
 
     text = sys.stdin.read() if prompt == "-" else prompt
+    from llmc import driver
+
     began = time.perf_counter()
     model = driver.load(directory, verify="fast" if fast else "full")
     loaded = time.perf_counter()
@@ -241,9 +241,9 @@ def doctor(json: Json = False, traceback: Traceback = False) -> None:
 
 def _manifest(directory: Path) -> dict[str, object]:
     """The manifest of an artifact; raises ArtifactRejected."""
-    from llmc.runtime.artifact import read_manifest
+    from llmc.runtime.artifact import Artifact
 
-    return read_manifest(directory)
+    return dict(Artifact.open(directory, verify="fast").manifest.content)
 
 
 def _check_model(model: str) -> None:

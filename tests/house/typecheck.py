@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def link_package(target: Path) -> None:
-    """Lay `llmc` out under `target` as links to the files of the repository; links to files that have gone are removed."""
+    """Lay `llmc` out under `target` as links to the files of the repository; remove links to files that have gone."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         folders: dict[str, str] = tomllib.load(file)["tool"]["setuptools"]["package-dir"]
     wanted = {

@@ -1,0 +1,134 @@
+"""Does a compiled model compute what its source computes? The numbers promise, checked on whole models.
+
+Both are run on the same random tokens and judged against the source in float64: the compiled model may be off by at
+most a small multiple of what eager torch is off by in the same dtype.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from llmc.errors import BadInput, NumericsGateFailed
+
+FACTORS = {torch.float32: 2.0, torch.float16: 1.1, torch.bfloat16: 1.1, torch.float64: 2.0}
+"""How many times eager's error a compiled model may have. float32 sums in another order; the others round more."""
+FLOOR = 1e-6
+"""Error that is always allowed, relative to the size of the logits: a few roundings of float32."""
+LENGTHS = (1, 7, 33, 64)
+"""Lengths of the sequences that are compared: alone, odd, and across block edges."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a compiled model is from its source. Errors are root mean squares of differences of logits."""
+
+    tokens: int
+    """Positions whose logits were compared."""
+    error: float
+    """Of the compiled model, against the source in float64."""
+    eager_error: float
+    """Of the source in the compiled model's dtype, in eager torch."""
+    limit: float
+    """The largest error that passes."""
+    largest: float
+    """The largest difference of any logit, against float64."""
+    top1: float
+    """Share of positions with the same likeliest token as in float64."""
+    kl: float
+    """Mean KL divergence from float64 to the compiled model, in nats."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit and no logit is NaN or infinite."""
+        return self.error <= self.limit
+
+    def check(self, name: str) -> None:
+        """Raise NumericsGateFailed, naming `name`, if this did not pass."""
+        if self.passed:
+            return
+        raise NumericsGateFailed(
+            f"{name}: logits differ from the source by {self.error:.2e} (root mean square), at most {self.limit:.2e} is"
+            f" allowed; eager torch differs by {self.eager_error:.2e}; find the first bad rewrite with `llmc bisect`"
+        )
+
+
+def compare(
+    compiled: Callable[[Tensor], Tensor],
+    source: Callable[[torch.dtype], nn.Module],
+    dtype: torch.dtype,
+    vocab_size: int,
+    max_context: int | None = None,
+) -> Comparison:
+    """Compare `compiled`, which maps token ids [1, S] to logits [1, S, V], with its source.
+
+    `source` builds the source module in a dtype; it is called for float64 and for `dtype`, one after the other.
+    """
+    inputs = list(_inputs(vocab_size, max_context))
+    have = torch.cat([compiled(tokens)[0].double() for tokens in inputs])
+    true = _logits(source(torch.float64), inputs)
+    eager = _logits(source(dtype), inputs)
+    eager_error = _rms(eager - true)
+    return Comparison(
+        tokens=len(have),
+        error=_rms(have - true),
+        eager_error=eager_error,
+        limit=FACTORS[dtype] * eager_error + FLOOR * _rms(true),
+        largest=(have - true).abs().max().item(),
+        top1=(have.argmax(-1) == true.argmax(-1)).double().mean().item(),
+        kl=nn.functional.kl_div(
+            have.log_softmax(-1), true.log_softmax(-1), reduction="batchmean", log_target=True
+        ).item(),
+    )
+
+
+def source_module(model: str | Path, dtype: torch.dtype) -> nn.Module:
+    """The eager module of a Hugging Face directory or a .gguf file, with its weights, in `dtype`."""
+    import transformers
+
+    path = Path(model)
+    if path.is_file():
+        return _gguf_module(path, dtype)
+    module: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="eager",
+    )
+    return module.eval()
+
+
+def _gguf_module(path: Path, dtype: torch.dtype) -> nn.Module:
+    import transformers
+
+    from llmc.frontend.gguf_model import open_gguf
+
+    config, reader, _ = open_gguf(path)
+    module: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    known = set(reader.names())
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name not in known:
+                raise BadInput(f"{path}: holds no tensor for {name}, a parameter of {type(module).__name__}")
+            parameter.copy_(reader.read(name))
+    return module.eval()
+
+
+def _inputs(vocab_size: int, max_context: int | None) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for length in LENGTHS:
+        if max_context is None or length <= max_context:
+            yield torch.randint(vocab_size, (1, length), generator=generator)
+
+
+@torch.inference_mode()
+def _logits(module: nn.Module, inputs: list[Tensor]) -> Tensor:
+    return torch.cat([module(tokens, use_cache=False).logits[0].double() for tokens in inputs])
+
+
+def _rms(x: Tensor) -> float:
+    return x.square().mean().sqrt().item()
