@@ -91,6 +91,11 @@ def element_count(val: object, sizes: Sizes) -> int:
     return math.prod(number(size, sizes) for size in val.shape) if isinstance(val, torch.Tensor) else 0
 
 
+def is_large(val: torch.Tensor) -> bool:
+    """Whether a tensor is worth drawing only once in a proof: a weight of more than a million elements."""
+    return all(isinstance(size, int) for size in val.shape) and element_count(val, {}) > _PERIOD
+
+
 def draw(val: torch.Tensor, round_: Round, bound: int, generator: torch.Generator) -> torch.Tensor:
     """A random tensor of the dtype and sizes of `val`; integers lie in [0, bound)."""
     shape = [number(size, round_.sizes) for size in val.shape]

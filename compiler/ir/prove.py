@@ -21,6 +21,7 @@ from llmc.ir.draw import (
     bounds,
     draw,
     element_count,
+    is_large,
     larger_rounds,
     number,
     rounds,
@@ -157,7 +158,7 @@ class _Proof:
         self.heavy = elements * 8 > HEAVY_BYTES
         self.wide = torch.float32 if self.heavy else torch.float64
         self.narrow = _narrowest(before)
-        self.large: dict[tuple[str, torch.dtype | None], torch.Tensor] = {}
+        self.kept: dict[tuple[str, torch.dtype | None], torch.Tensor] = {}
         self.scores: list[_Score] = []
         self.error = 0.0
 
@@ -178,20 +179,20 @@ class _Proof:
         for shrink in (1, 8, 1 << 30):
             try:
                 native = self._draw(round_, shrink)
-                expected = self._run(self.before, native, self.wide)
+                expected = self._run_wide(self.before, native)
                 break
             except (RuntimeError, IndexError, ValueError) as error:
                 reasons.append(f"{round_}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         if native is None or expected is None:
             return False
         try:
-            found = self._run(self.after, native, self.wide)
-            rounded = self._run(self.after, native, None)
+            found = self._run_wide(self.after, native)
+            rounded = _run_native(self.after, native)
         except Exception as error:
             raise Disproved(f"fails where what it replaces does not ({round_}): {error}") from error
         for place, (want, have) in enumerate(zip(expected, found, strict=True)):
             self._compare(place, want, have, round_)
-        original = self._run(self.before, native, None)
+        original = _run_native(self.before, native)
         self.scores = self.scores or [_Score() for _ in expected]
         for place, (exact, old, new) in enumerate(zip(expected, original, rounded, strict=True)):
             self._compare_native(place, exact, old, new, round_)
@@ -204,28 +205,32 @@ class _Proof:
             if not isinstance(val, torch.Tensor):
                 values[node.name] = number(val, round_.sizes)
                 continue
-            if (node.name, val.dtype) in self.large:
-                values[node.name] = self.large[node.name, val.dtype]
+            if (node.name, None) in self.kept:
+                values[node.name] = self.kept[node.name, None]
                 continue
+            keep = is_large(val)
             limit = min([DEFAULT_BOUND, *(number(size, round_.sizes) for size in self.limits[node.name])])
-            values[node.name] = draw(val, round_, max(limit // shrink, 1), self.generator)
-            if node.name in self.assume:
-                values[node.name] = self.assume[node.name](values[node.name])
-            if self.heavy and all(isinstance(size, int) for size in val.shape):
-                self.large[node.name, val.dtype] = values[node.name]
+            style = Round(round_.sizes, "ordinary") if keep else round_
+            value = draw(val, style, max(limit // shrink, 1), self.generator)
+            values[node.name] = value = self.assume[node.name](value) if node.name in self.assume else value
+            if keep:
+                self.kept[node.name, None] = value
         return values
 
-    def _run(self, graph: fx.Graph, values: dict[str, Any], wide: torch.dtype | None) -> tuple[Any, ...]:
-        """The outputs of `graph`, with every float dtype replaced by `wide`, if given."""
-        if wide is None:
-            return run_graph(graph, lambda node: values[node.name])
+    def _widen(self, name: str, value: Any) -> Any:  # noqa: ANN401 - a tensor or a size
+        """An input in the wide dtype; large ones are converted once."""
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        if (name, None) not in self.kept:
+            return value.to(self.wide)
+        if (name, self.wide) not in self.kept:
+            self.kept[name, self.wide] = value.to(self.wide)
+        return self.kept[name, self.wide]
 
-        def load(node: fx.Node) -> Any:  # noqa: ANN401
-            value = values[node.name]
-            return value.to(wide) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-        with _default_dtype(wide):
-            return run_graph(graph, load, _widened(wide))
+    def _run_wide(self, graph: fx.Graph, values: dict[str, Any]) -> tuple[Any, ...]:
+        """The outputs of `graph` with every float dtype replaced by the wide one."""
+        with _default_dtype(self.wide):
+            return run_graph(graph, lambda node: self._widen(node.name, values[node.name]), _widened(self.wide))
 
     def _compare(self, place: int, want: Any, have: Any, round_: Round) -> None:  # noqa: ANN401
         """Compare one output of both sides in the wide dtype."""
@@ -292,6 +297,11 @@ class _Proof:
                     f"output {place} rounds worse in {_dtype(self.narrow)}: relative RMSE {after:.2g} against "
                     f"{_dtype(self.wide)}, the original {before:.2g}, allowed {allowed:.2g}"
                 )
+
+
+def _run_native(graph: fx.Graph, values: dict[str, Any]) -> tuple[Any, ...]:
+    """The outputs of `graph` in the model's own dtypes."""
+    return run_graph(graph, lambda node: values[node.name])
 
 
 def _widened(wide: torch.dtype) -> Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any]:
