@@ -46,19 +46,18 @@ class TranslatedReader:
         self._base, self._translation = base, translation
         self._shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         self._keys = {name: name for name in translation.sources if name in self._shapes}
-        stored: dict[int, str] = {}
         parameters = list(module.named_parameters(remove_duplicate=False))
+        stored = {id(parameter): name for name, parameter in reversed(parameters) if name in self._keys}
         for name, parameter in parameters:
-            if name in self._keys:
-                stored.setdefault(id(parameter), name)
-        self._keys.update((name, stored[id(parameter)]) for name, parameter in parameters if id(parameter) in stored)
+            if id(parameter) in stored:
+                self._keys.setdefault(name, stored[id(parameter)])
 
     def names(self) -> Collection[str]:
         """Names in the model that the checkpoint has a tensor for, tied ones included."""
         return self._keys.keys()
 
     def key(self, name: str) -> str:
-        """The one name under which a tied parameter is stored. Raises `BadInput` for a name without a tensor."""
+        """`name`, or what it is tied to if the checkpoint lacks it. Raises `BadInput` for a name without a tensor."""
         if name not in self._keys:
             raise BadInput(f"the checkpoint has no tensor for {name!r}; it has those of {len(self._keys)} others")
         return self._keys[name]

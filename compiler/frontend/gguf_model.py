@@ -27,11 +27,14 @@ from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend.conversion import TranslatedReader, Translation, WeightTransforms
 from llmc.frontend.gguf import GgufFile
 from llmc.frontend.gguf_header import Value
+from llmc.frontend.gguf_rope import FREQUENCY_FACTORS, with_rope_scaling
 from llmc.frontend.gguf_tokenizer import gguf_tokenizer
 from llmc.frontend.tokenizer import TokenizerFiles
 
 _MAX_LAYERS = 4096
 """Longest array of numbers taken for one of the layers'."""
+_MAX_ROWS = 1 << 24
+"""Most rows that float32 numbers exactly."""
 
 
 class GgufModel(NamedTuple):
@@ -65,21 +68,22 @@ def open_gguf(path: Path | str) -> GgufModel:
         with torch.device("meta"):
             module = auto.from_config(config, trust_remote_code=False)
     except Exception as error:
-        raise UnsupportedModel(
-            f"{file.path}: transformers builds no causal LM of {config.model_type}: {error}"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise UnsupportedModel(f"{file.path}: no causal LM can be built of {config.model_type}: {reason}") from error
     return GgufModel(config, GgufReader(file, module), gguf_tokenizer(file))
 
 
 def gguf_config(file: GgufFile) -> transformers.PretrainedConfig:
     """The configuration that the file's metadata describes."""
     fields = _config_fields(file)
+    if fields.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise UnsupportedModel(f"{file.path}: transformers has no model of type {fields.get('model_type')!r}")
+    fields = with_rope_scaling(file, _architecture(file), fields)
     try:
         return transformers.AutoConfig.for_model(**fields)
     except Exception as error:
-        raise BadInput(
-            f"{file.path}: metadata makes no configuration of {fields.get('model_type')}: {error}"
-        ) from error
+        kind = fields["model_type"]
+        raise BadInput(f"{file.path}: the metadata makes no configuration of {kind}: {error}") from error
 
 
 class GgufReader(TranslatedReader):
@@ -92,7 +96,7 @@ class GgufReader(TranslatedReader):
         translation = _translation(file, module)
         super().__init__(file, translation, module)
         self._file = file
-        used = {source for name in self.names() for source in self.sources(name)}
+        used = {FREQUENCY_FACTORS} | {source for sources in translation.sources.values() for source in sources}
         ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
         unused = [name for name in file.names() if name not in used]
         if unused and not ignored:
@@ -129,22 +133,29 @@ class GgufReader(TranslatedReader):
         return Blocks(self.stored_type(key), data if in_order else data[order])
 
     def _row_order(self, key: str) -> npt.NDArray[np.int64] | None:
-        """Which row of the file each row of the parameter is: found by converting a column of row numbers."""
+        """Which row of the file each row of the parameter is, found by converting row numbers and column numbers.
+
+        None when the conversion does more than to move whole rows.
+        """
         sources = self.sources(key)
         if len(sources) != 1 or len(self._file.shape(sources[0])) < 2:
             return None
-        rows = self._file.tensors[sources[0]].rows
-        if rows >= 1 << 24 or len(self.shape(key)) != len(self._file.shape(sources[0])):
-            return None
-        lead = self._file.shape(sources[0])[:-1]
-        numbers = torch.arange(rows, dtype=torch.float32).reshape(*lead, 1)
+        (source,) = sources
+        shape, rows = self._file.shape(source), self._file.tensors[source].rows
+        columns = torch.arange(shape[-1], dtype=torch.float32)
+        numbers = torch.arange(rows, dtype=torch.float32).reshape(*shape[:-1], 1)
         try:
-            moved = self._translation.convert(self.key(key), {sources[0]: numbers})
+            probe = columns.expand(shape)
+            across = self._translation.convert(self.key(key), {source: probe})
+            if across is probe:
+                return np.arange(rows)
+            down = self._translation.convert(self.key(key), {source: numbers})
         except (ValueError, RuntimeError, IndexError, KeyError):
             return None
-        if tuple(moved.shape) != (*self.shape(key)[:-1], 1):
+        whole = across.shape[-1] == shape[-1] and bool((across == columns).all())
+        order = down.reshape(-1).to(torch.int64).numpy()
+        if not whole or tuple(down.shape) != (*self.shape(key)[:-1], 1) or rows > _MAX_ROWS:
             return None
-        order = moved.reshape(-1).to(torch.int64).numpy()
         return order if np.array_equal(np.sort(order), np.arange(rows)) else None
 
 
@@ -164,19 +175,22 @@ class _Processors:
                 self.sources[target].append(name)
 
     def convert(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Process the tensors of `name`. Raises `ValueError` when that does not make `name`."""
+        """Process the tensors of `name`. Raises `UnsupportedModel` when transformers does not make `name` of them."""
         made: dict[str, torch.Tensor] = {}
         for source, tensor in tensors.items():
+            values = tensor.numpy()
             result = self._processor.process(
-                weights=tensor.numpy(),
+                weights=values,
                 name=source,
                 tensor_key_mapping=self._targets,
                 parsed_parameters={"tensors": made},
             )
             if result.name in self._targets:
-                made[self._targets[result.name]] = torch.from_numpy(np.ascontiguousarray(result.weights))
+                untouched = result.weights is values
+                changed = tensor if untouched else torch.from_numpy(np.ascontiguousarray(result.weights))
+                made[self._targets[result.name]] = changed
         if name not in made:
-            raise ValueError(f"the conversion makes {', '.join(made)}")
+            raise UnsupportedModel(f"{name}: transformers does not know how to make it of {', '.join(tensors)}")
         return made[name]
 
 
@@ -235,9 +249,10 @@ def _config_fields(file: GgufFile) -> dict[str, Any]:
     try:
         if architecture in GGUF_CONFIG_ARCHS:
             return dict(get_gguf_config(_counted(file.metadata), tuple(file.names())))
-        if architecture not in legacy.GGUF_SUPPORTED_ARCHITECTURES and architecture not in legacy.TENSOR_PROCESSORS:
-            known = ", ".join(sorted({*GGUF_CONFIG_ARCHS, *legacy.GGUF_SUPPORTED_ARCHITECTURES}))
-            raise UnsupportedModel(f"{file.path}: architecture {architecture!r}, expected one of {known}")
+        known = {*legacy.GGUF_SUPPORTED_ARCHITECTURES} - {"general", "tokenizer"}
+        if _letters(architecture) not in map(_letters, known):
+            expected = ", ".join(sorted(known | {*GGUF_CONFIG_ARCHS}))
+            raise UnsupportedModel(f"{file.path}: architecture {architecture!r}, expected one of {expected}")
         fields = _legacy_fields(file, architecture)
     except UnsupportedModel:
         raise
@@ -245,7 +260,13 @@ def _config_fields(file: GgufFile) -> dict[str, Any]:
         raise BadInput(f"{file.path}: metadata of {architecture!r} is incomplete or wrong: {error!r}") from error
     if "token_embd.weight" in file.tensors:
         fields["vocab_size"] = file.shape("token_embd.weight")[0]
+        fields["tie_word_embeddings"] = "output.weight" not in file.tensors
     return fields
+
+
+def _letters(architecture: str) -> str:
+    """A name without what the two sides spell differently: transformers has qwen2_moe for the files' qwen2moe."""
+    return architecture.replace("_", "").replace("-", "")
 
 
 def _counted(metadata: dict[str, Value]) -> dict[str, Any]:
