@@ -1,0 +1,159 @@
+"""The table of the zoo: what becomes of each family, one row a family."""
+
+import importlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from llmc.errors import BuildFailed, NumericsGateFailed, UnsupportedModel
+from llmc.zoo.child import in_child
+from llmc.zoo.families import NOT_A_DECODER, families
+
+SECONDS = 120.0
+MEMORY_BYTES = 6 << 30
+
+COUNTED: Mapping[str, tuple[str, ...]] = {
+    "norms": ("llmc.rms_norm", "llmc.layer_norm"),
+    "ropes": ("llmc.rope",),
+    "attentions": ("llmc.cached_attention",),
+    "gated": ("llmc.gated_act",),
+    "moes": ("llmc.moe",),
+}
+"""Columns of the table, and the operators that each counts in the compiled graph."""
+
+LEFTOVERS: tuple[str, ...] = (
+    "aten.rsqrt", "aten.native_layer_norm", "aten.layer_norm", "aten.rms_norm", "aten.cos", "aten.sin", "aten._softmax",
+    "aten.softmax", "aten.var_mean",
+)  # fmt: skip
+"""Operators that a recognised model does not need: where one is left, some idiom was compiled op by op."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one family."""
+
+    family: str
+    verdict: str
+    """"compiled", "compiled with unfused parts", "refused", "failed", or "not a decoder"."""
+    reason: str = ""
+    """Why, unless compiled: the error's message."""
+    seconds: float = 0.0
+    """Compiling alone."""
+    ops: Mapping[str, int] = field(default_factory=dict)
+    """Operators of the compiled graph, by the columns of COUNTED."""
+    unfused: tuple[str, ...] = ()
+    """LEFTOVERS in the compiled graph."""
+    worst: float = 0.0
+    """The largest error of any check, as a part of what is allowed."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Error of each check as a part of what is allowed."""
+
+
+def run_zoo(
+    names: Iterable[str] = (),
+    *,
+    seconds: float = SECONDS,
+    progress: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Compile and check a tiny model of each family (all, when none is named), each in a process of its own.
+
+    Args:
+        names: families.
+        seconds: limit of each.
+        progress: is told of each row when it is known.
+    """
+    _import_early()
+    rows = []
+    for family in list(names) or families():
+        if family in NOT_A_DECODER:
+            row = Row(family, "not a decoder", NOT_A_DECODER[family])
+        else:
+            work = partial(_judge_as_dict, family)
+            answer = in_child(work, seconds=seconds, memory_bytes=MEMORY_BYTES)
+            row = Row(**answer) if "verdict" in answer else Row(family, "failed", answer["error"])
+        rows.append(row)
+        if progress is not None:
+            progress(row)
+    return rows
+
+
+def _judge_as_dict(family: str) -> dict[str, Any]:
+    return asdict(judge(family))
+
+
+def judge(family: str) -> Row:
+    """Compile and check a tiny model of `family` in this process."""
+    import torch
+
+    from llmc.zoo.families import tiny
+
+    torch.set_num_threads(1)
+    module = tiny(family)
+    start = time.perf_counter()
+    try:
+        return _judge_compiled(family, module, start)
+    except UnsupportedModel as error:
+        return Row(family, "refused", str(error), time.perf_counter() - start)
+    except (BuildFailed, NumericsGateFailed) as error:
+        return Row(family, "failed", f"{type(error).__name__}: {error}", time.perf_counter() - start)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+        return Row(family, "failed", reason, time.perf_counter() - start)
+
+
+def _judge_compiled(family: str, module: Any, start: float) -> Row:  # noqa: ANN401 - a transformers model
+    import llmc
+    from llmc.zoo.checks import check
+
+    compiled = llmc.compile(module)
+    seconds = time.perf_counter() - start
+    targets = [str(node.target) for node in compiled.model.graph.nodes if node.op == "call_function"]
+    ops = {column: sum(target.startswith(names) for target in targets) for column, names in COUNTED.items()}
+    unfused = tuple(sorted({name for name in LEFTOVERS for target in targets if target.startswith(name + ".")}))
+    outcomes = check(compiled.program, module, int(compiled.model.info["vocab_size"]))
+    worst = max(outcome.ratio for outcome in outcomes)
+    errors = {outcome.check: outcome.ratio for outcome in outcomes}
+    if not all(outcome.passed for outcome in outcomes):
+        wrong = ", ".join(outcome.check for outcome in outcomes if not outcome.passed)
+        return Row(family, "failed", f"wrong logits in {wrong}", seconds, ops, unfused, worst, errors)
+    verdict = "compiled with unfused parts" if unfused else "compiled"
+    return Row(family, verdict, "", seconds, ops, unfused, worst, errors)
+
+
+def _import_early() -> None:
+    """Import what every child needs once, before the first fork."""
+    import torch
+
+    for name in ("transformers.masking_utils", "transformers.modeling_utils", "llmc.driver"):
+        importlib.import_module(name)
+    torch.set_num_threads(1)
+
+
+def summary(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows have each verdict."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.verdict] = counts.get(row.verdict, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def cells(row: Row) -> list[object]:
+    """The cells of a row as the table shows them."""
+    detail = row.reason or ("unfused: " + " ".join(row.unfused) if row.unfused else "")
+    counts = [row.ops.get(column, "") for column in COUNTED]
+    return [row.family, row.verdict, f"{row.seconds:.1f}", *counts, f"{row.worst:.2f}" if row.errors else "", detail]
+
+
+COLUMNS = ("family", "verdict", "seconds", *COUNTED, "error", "detail")
+"""Headings of `cells`; "error" is a part of what is allowed, so that up to 1 passes."""
+
+
+def to_json(rows: Iterable[Row]) -> str:
+    """The rows and their summary as one JSON document."""
+    rows = list(rows)
+    return json.dumps({"summary": summary(rows), "families": [asdict(row) for row in rows]}, indent=2)
