@@ -42,6 +42,7 @@ _EXAMPLE = {
     "rows": (7,),
 }
 _EXAMPLE_BLOCKS, _EXAMPLE_BLOCK_SIZE = 13, 16
+# Equal example sizes become one symbol (duck shapes): T 11, B 3, B + 1 4, M 5, R 7, blocks 13, block size 16.
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _step_inputs(model: Model, tokens: fx.Node) -> dict[str, fx.Node]:
 
 
 def _fake(mode: FakeTensorMode, example: torch.Tensor, dynamic: int) -> torch.Tensor:
-    kinds = [DimDynamic.DYNAMIC] * dynamic + [DimDynamic.STATIC] * (example.dim() - dynamic)
+    kinds = [DimDynamic.DUCK] * dynamic + [DimDynamic.STATIC] * (example.dim() - dynamic)
     context: StatelessSymbolicContext[object, object] = StatelessSymbolicContext(
         dynamic_sizes=kinds, constraint_sizes=[None] * example.dim()
     )

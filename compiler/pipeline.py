@@ -1,0 +1,56 @@
+"""The passes a model goes through, in order. Read this second, after `llmc.ir`."""
+
+from collections.abc import Mapping, Sequence
+
+from llmc.ir.pass_manager import Pass
+from llmc.passes.canonicalize import Canonicalize
+from llmc.passes.eliminate_common import EliminateCommon
+from llmc.passes.eliminate_dead import EliminateDead
+from llmc.passes.fold_constants import FoldConstants
+from llmc.passes.fuse_gate_up import FuseGateUp
+from llmc.passes.fuse_qkv import FuseQkv
+from llmc.passes.lift_masks import LiftMasks
+from llmc.passes.make_incremental import MakeIncremental
+from llmc.passes.merge_views import MergeViews
+from llmc.passes.recognize_attention import RecognizeAttention
+from llmc.passes.recognize_rope import RecognizeRope
+from llmc.passes.remove_kv_repeats import RemoveKvRepeats
+
+
+def pipeline() -> Mapping[str, Sequence[Pass]]:
+    """The phases of a build, each a name and its passes."""
+    return {
+        # One spelling for each thing, so that every later rule needs only one pattern.
+        "tidy": (
+            EliminateDead(),  # first, so that nothing is tidied that nothing reads
+            Canonicalize(),
+            FoldConstants(),  # before masks are lifted: ALiBi's slopes are constants only then
+            EliminateCommon(),
+            MergeViews(),
+        ),
+        # Give the model's idioms their names, in a neutral form.
+        "recognize": (
+            RecognizeAttention(),  # while masks are still tensors: they are part of what is recognised
+            RemoveKvRepeats(),  # after attention has a name: it then reads few key heads itself
+            RecognizeRope(),
+        ),
+        # From one whole sequence to a step of packed tokens.
+        "incremental": (
+            LiftMasks(),  # a mask over positions means the same for one token as for a sequence
+            EliminateDead(),  # mask tensors are gone; what is left of index arithmetic are positions
+            MakeIncremental(),
+        ),
+        # What only inference can do.
+        "specialize": (
+            FuseQkv(),
+            FuseGateUp(),
+        ),
+        # Once more, over what the phases above left behind.
+        "settle": (
+            Canonicalize(),
+            FoldConstants(),  # the concatenated weights become recipes
+            EliminateCommon(),
+            MergeViews(),
+            EliminateDead(),
+        ),
+    }
