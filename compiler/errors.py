@@ -10,7 +10,7 @@ class LlmcError(Exception):
 
 
 class UnsupportedModel(LlmcError):
-    """The model is well formed, but llmc cannot compile it; the message names the op, the module and the source line."""
+    """The model is well formed, but llmc cannot compile it; the message names the op, the module and the line."""
 
 
 class InvalidGraph(LlmcError):
