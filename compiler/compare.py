@@ -4,14 +4,18 @@ Both are run on the same random tokens and judged against the source in float64:
 most a small multiple of what eager torch is off by in the same dtype.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmc.codegen.reference import from_model
 from llmc.errors import BadInput, NumericsGateFailed
+from llmc.ir.model import Model
+from llmc.runtime.program import Batch
 
 FACTORS = {torch.float32: 2.0, torch.float16: 1.1, torch.bfloat16: 1.1, torch.float64: 2.0}
 """How many times eager's error a compiled model may have. float32 sums in another order; the others round more."""
@@ -45,43 +49,82 @@ class Comparison:
         """Whether the error is within the limit and no logit is NaN or infinite."""
         return self.error <= self.limit
 
-    def check(self, name: str) -> None:
-        """Raise NumericsGateFailed, naming `name`, if this did not pass."""
-        if self.passed:
-            return
-        raise NumericsGateFailed(
+    def verdict(self, name: str) -> str:
+        """What there is to say of the artifact or model `name` if this did not pass."""
+        return (
             f"{name}: logits differ from the source by {self.error:.2e} (root mean square), at most {self.limit:.2e} is"
             f" allowed; eager torch differs by {self.eager_error:.2e}; find the first bad rewrite with `llmc bisect`"
         )
 
+    def check(self, name: str) -> None:
+        """Raise NumericsGateFailed, naming `name`, if this did not pass."""
+        if not self.passed:
+            raise NumericsGateFailed(self.verdict(name))
 
-def compare(
-    compiled: Callable[[Tensor], Tensor],
-    source: Callable[[torch.dtype], nn.Module],
-    dtype: torch.dtype,
-    vocab_size: int,
-    max_context: int | None = None,
-) -> Comparison:
-    """Compare `compiled`, which maps token ids [1, S] to logits [1, S, V], with its source.
 
-    `source` builds the source module in a dtype; it is called for float64 and for `dtype`, one after the other.
-    """
-    inputs = list(_inputs(vocab_size, max_context))
-    have = torch.cat([compiled(tokens)[0].double() for tokens in inputs])
-    true = _logits(source(torch.float64), inputs)
-    eager = _logits(source(dtype), inputs)
-    eager_error = _rms(eager - true)
-    return Comparison(
-        tokens=len(have),
-        error=_rms(have - true),
-        eager_error=eager_error,
-        limit=FACTORS[dtype] * eager_error + FLOOR * _rms(true),
-        largest=(have - true).abs().max().item(),
-        top1=(have.argmax(-1) == true.argmax(-1)).double().mean().item(),
-        kl=nn.functional.kl_div(
-            have.log_softmax(-1), true.log_softmax(-1), reduction="batchmean", log_target=True
-        ).item(),
-    )
+@dataclass(frozen=True)
+class Expected:
+    """What a source model computes on a few random sequences: the judge of everything compiled from it."""
+
+    inputs: tuple[Tensor, ...]
+    """Token ids, [1, S] each."""
+    true: Tensor
+    """[T, V] logits of all sequences, one after another, in float64."""
+    eager: Tensor
+    """[T, V] the same as eager torch computes them in `dtype`."""
+    dtype: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        source: Callable[[torch.dtype], nn.Module],
+        dtype: torch.dtype,
+        vocab_size: int,
+        max_context: int | None = None,
+    ) -> "Expected":
+        """Run the module that `source` builds, in float64 and in `dtype`, one after the other."""
+        inputs = tuple(_inputs(vocab_size, max_context))
+        return cls(inputs, _logits(source(torch.float64), inputs), _logits(source(dtype), inputs), dtype)
+
+    def compare(self, compiled: Callable[[Tensor], Tensor]) -> Comparison:
+        """Judge `compiled`, which maps token ids [1, S] to logits [1, S, V]."""
+        have = torch.cat([compiled(tokens)[0].double() for tokens in self.inputs])
+        eager_error = _rms(self.eager - self.true)
+        divergence = nn.functional.kl_div(
+            have.log_softmax(-1), self.true.log_softmax(-1), reduction="batchmean", log_target=True
+        )
+        return Comparison(
+            tokens=len(have),
+            error=_rms(have - self.true),
+            eager_error=eager_error,
+            limit=FACTORS[self.dtype] * eager_error + FLOOR * _rms(self.true),
+            largest=(have - self.true).abs().max().item(),
+            top1=(have.argmax(-1) == self.true.argmax(-1)).double().mean().item(),
+            kl=divergence.item(),
+        )
+
+
+def graph_logits(model: Model) -> Callable[[Tensor], Tensor]:
+    """The function token ids [1, S] to logits [1, S, V] of a graph, before or after it was made incremental."""
+    if len(model.inputs()) == 1:
+        return lambda tokens: model.run(tokens)[0]
+    program = from_model(model)
+    program.allocate(num_blocks=1, block_size=max(LENGTHS))
+
+    def run(tokens: Tensor) -> Tensor:
+        index = np.arange(tokens.shape[1])
+        batch = Batch(
+            tokens=tokens[0].numpy(),
+            positions=index,
+            slots=index,
+            starts=np.array([0, len(index)]),
+            lengths=np.array([len(index)]),
+            blocks=np.array([[0]]),
+            rows=index,
+        )
+        return torch.from_numpy(program.step(batch))[None]
+
+    return run
 
 
 def source_module(model: str | Path, dtype: torch.dtype) -> nn.Module:
@@ -126,7 +169,7 @@ def _inputs(vocab_size: int, max_context: int | None) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _logits(module: nn.Module, inputs: list[Tensor]) -> Tensor:
+def _logits(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     return torch.cat([module(tokens, use_cache=False).logits[0].double() for tokens in inputs])
 
 

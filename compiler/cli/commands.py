@@ -127,6 +127,7 @@ def run(
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0 takes all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens that sum to P.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Leave out tokens less likely than P times the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Make sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Trust the artifact's weights without hashing them.")] = False,
@@ -139,7 +140,18 @@ def run(
     Example: llmc run smollm2.llmc --chat "What is the capital of France?"
     """
     from llmc.cli import output as out
+    from llmc.runtime.sample import SamplingParams
 
+    sampling = SamplingParams(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
     text = sys.stdin.read() if prompt == "-" else prompt
     from llmc import driver
 
@@ -147,17 +159,7 @@ def run(
     model = driver.load(directory, verify="fast" if fast else "full")
     loaded = time.perf_counter()
     pieces = []
-    for piece in model.stream(
-        text,
-        chat=chat,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-    ):
+    for piece in model.stream(text, chat=chat, sampling=sampling):
         pieces.append(piece)
         if not json:
             sys.stdout.write(piece)
@@ -215,6 +217,93 @@ def explain(
         out.print_json({"artifact": str(directory), "op": op, **found.to_json()})
         return
     out.print_lines(found.lines())
+
+
+@app.command("verify")
+def verify(
+    directory: ArtifactDirectory,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Also compare its logits with those of this source model.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Check every byte of an artifact, and with --against that it computes what its source computes.
+
+    Ends in 3 if the artifact is damaged, in 5 if the numbers differ by more than they may.
+
+    Example: llmc verify smollm2.llmc --against models/SmolLM2-135M-Instruct.Q4_1.gguf
+    """
+    from llmc.cli import output as out
+    from llmc.cli.reports import comparison_lines
+    from llmc.runtime.artifact import Artifact
+
+    if against is not None:
+        _check_model(against)
+    began = time.perf_counter()
+    files = Artifact.open(directory, verify="full").manifest.files
+    total = sum(record.bytes for record in files.values())
+    seconds = time.perf_counter() - began
+    if not (json or quiet):
+        out.print_lines([f"{directory}: {len(files)} files intact, {out.size(total)} in {out.duration(seconds)}"])
+    comparison = None
+    if against is not None:
+        from llmc.compare import compare_artifact
+
+        comparison = compare_artifact(directory, against)
+        if not (json or quiet):
+            out.print_lines(comparison_lines(comparison))
+    if json:
+        from dataclasses import asdict
+
+        compared = None if comparison is None else {**asdict(comparison), "passed": comparison.passed}
+        out.print_json({"artifact": str(directory), "files": len(files), "bytes": total, "comparison": compared})
+    if comparison is not None and not comparison.passed:
+        from llmc.cli.exit_codes import NUMERICS
+
+        out.print_error(comparison.verdict(str(directory)))
+        raise typer.Exit(NUMERICS)
+
+
+@app.command("bisect")
+def bisect(
+    model: Source,
+    dtype: Dtype = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Find the first rewrite that makes MODEL compute something else than its source.
+
+    Compiles it again and again, with ever fewer rewrites. Ends in 5 if there is such a rewrite.
+
+    Example: llmc bisect models/SmolLM2-135M-Instruct.Q4_1.gguf
+    """
+    from llmc.cli import output as out
+    from llmc.cli.exit_codes import NUMERICS
+    from llmc.cli.progress import PhaseProgress
+    from llmc.options import Options
+
+    _check_model(model)
+    options = Options.read(dtype=dtype)
+    with PhaseProgress(quiet=quiet) as progress:
+        from llmc.bisect_model import bisect_model
+
+        found = bisect_model(model, dtype=options.dtype, progress=progress)
+    bad = found.first_bad
+    if json:
+        from dataclasses import asdict
+
+        record = None if bad is None else asdict(bad)
+        out.print_json({"model": model, "rewrites": found.rewrites, "builds": found.builds, "first_bad": record})
+    elif bad is None:
+        out.print_lines([f"no bad rewrite: the model computes what its source does with all {found.rewrites}"])
+    else:
+        where = f"#{bad.number} {bad.rule} at {bad.node} ({bad.origin})"
+        out.print_lines([f"first bad rewrite: {where}", f"all before it are good: LLMC_STOP_AFTER={bad.number - 1}"])
+    if bad is not None:
+        raise typer.Exit(NUMERICS)
 
 
 @app.command("doctor")

@@ -1,9 +1,13 @@
 """The texts that `llmc build`, `inspect` and `doctor` print: plain values in, lines out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from llmc.cli.output import duration, size
 from llmc.doctor import Examination
+
+if TYPE_CHECKING:
+    from llmc.compare import Comparison
 
 
 def build_summary(directory: str, report: Mapping[str, object], written: int, seconds: float) -> Iterator[str]:
@@ -34,6 +38,13 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
     for name, facts in files.items():
         length = facts.get("bytes") if isinstance(facts, Mapping) else None
         yield f"file      {name} {size(length) if isinstance(length, int) else ''}".rstrip()
+
+
+def comparison_lines(found: "Comparison") -> Iterator[str]:
+    """How far an artifact is from its source."""
+    yield f"logits of {found.tokens} tokens against the source in float64:"
+    yield f"  error {found.error:.2e}, eager torch {found.eager_error:.2e}, limit {found.limit:.2e}"
+    yield f"  largest difference {found.largest:.2e}, same likeliest token {found.top1:.1%}, KL {found.kl:.1e} nats"
 
 
 def examination_lines(found: Examination) -> Iterator[str]:

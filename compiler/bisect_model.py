@@ -1,0 +1,84 @@
+"""`llmc bisect`: the first rewrite that makes a whole model compute something else than its source."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from llmc.bisect import first_bad_rewrite
+from llmc.compare import Expected, graph_logits, source_module
+from llmc.ir.model import Model
+from llmc.ir.pass_manager import Pass, Progress, run_passes
+from llmc.ir.rewrite import Applied
+from llmc.pipeline import pipeline
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """What a search for a bad rewrite found."""
+
+    first_bad: Applied | None
+    """None if the model is right with all rewrites."""
+    rewrites: int
+    """Rewrites that the whole pipeline makes."""
+    builds: int
+    """How often the model was compiled."""
+
+
+def bisect_model(
+    model: str,
+    *,
+    dtype: str | None = None,
+    phases: Mapping[str, Sequence[Pass]] | None = None,
+    progress: Progress | None = None,
+) -> Bisection:
+    """Compile `model` with ever fewer rewrites, unproved, and compare each with the source.
+
+    `phases` are those of the pipeline, when None. Raises BuildFailed if the model is wrong before any rewrite, and what
+    reading the model raises.
+    """
+    largest = builds = 0
+    expected: Expected | None = None
+
+    def build(limit: int | None) -> tuple[Model, Sequence[Applied]]:
+        nonlocal largest, builds, expected
+        began = time.perf_counter()
+        compiled = _read(model, dtype)
+        if expected is None:
+            expected = _expected(model, compiled)
+        report = run_passes(compiled, phases or pipeline(), stop_after=limit, prove=False)
+        largest, builds = max(largest, len(report.applied)), builds + 1
+        if progress is not None:
+            progress("build", time.perf_counter() - began, {"rewrites": len(report.applied)})
+        return compiled, report.applied
+
+    def is_good(compiled: Model) -> bool:
+        assert expected is not None, "a model is built before it is judged"
+        found = expected.compare(graph_logits(compiled))
+        if progress is not None:
+            progress("good" if found.passed else "bad", 0.0, {"error": found.error, "limit": found.limit})
+        return found.passed
+
+    bad = first_bad_rewrite(build, is_good)
+    return Bisection(bad, largest, builds)
+
+
+def _read(model: str, dtype: str | None) -> Model:
+    from llmc.frontend.gguf_model import open_gguf
+    from llmc.frontend.hf import from_config, from_directory
+
+    chosen = None if dtype is None else getattr(torch, dtype)
+    path = Path(model)
+    if path.is_dir():
+        return from_directory(path, dtype=chosen)
+    config, reader, _ = open_gguf(path)
+    return from_config(config, reader, dtype=chosen or torch.float32)
+
+
+def _expected(model: str, compiled: Model) -> Expected:
+    """What the source of `model` computes, in the dtype of the graph's logits."""
+    logits = compiled.graph.output_node().all_input_nodes[0].meta["val"]
+    return Expected.of(partial(source_module, model), logits.dtype, int(logits.shape[-1]))
