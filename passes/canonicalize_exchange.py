@@ -1,5 +1,6 @@
 """One call for another, inside a tidy pass: type checked, proved, and the old call erased."""
 
+import operator
 from collections.abc import Callable, Sequence
 
 from torch import fx
@@ -42,10 +43,26 @@ def _sides(site: Site, new: fx.Node) -> tuple[fx.Graph, fx.Graph]:
     sources = [source for node in site.made for source in node.all_input_nodes if source not in made]
     inputs = list(dict.fromkeys(sources if new in made else [*sources, new]))
     try:
-        return extract(inputs, [site.node]), _result(inputs, new)
+        return _unpacked(extract(inputs, [site.node])), _unpacked(_result(inputs, new))
     except InvalidGraph:  # the replacement drops an input
         inputs = list(dict.fromkeys([*inputs, *site.node.all_input_nodes]))
-        return extract(inputs, [site.node]), _result(inputs, new)
+        return _unpacked(extract(inputs, [site.node])), _unpacked(_result(inputs, new))
+
+
+def _unpacked(graph: fx.Graph) -> fx.Graph:
+    """`graph` returning each part of a call with several results."""
+    output = graph.output_node()
+    (result,) = output.all_input_nodes
+    value = result.meta["val"]
+    if not isinstance(value, (list, tuple)):
+        return graph
+    parts = []
+    with graph.inserting_before(output):
+        for place, part in enumerate(value):
+            parts.append(graph.call_function(operator.getitem, (result, place)))
+            parts[-1].meta["val"] = part
+    output.args = (tuple(parts),)
+    return graph
 
 
 def _result(inputs: Sequence[fx.Node], new: fx.Node) -> fx.Graph:

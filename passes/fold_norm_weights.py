@@ -1,7 +1,7 @@
 """Fold the weight of a norm into the projections that read it: one product less for each token."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
@@ -67,18 +67,19 @@ class FoldNormWeights:
 
 def _fold(rewriter: Rewriter, norm: fx.Node) -> bool:
     linears = list(norm.users)
-    weight, eps, offset, in_float = norm.args[1:]
-    read = [norm.args[0], weight, *(arg for linear in linears for arg in linear.args[1:])]
+    x, weight, eps, offset, in_float = cast("tuple[fx.Node, fx.Node, float, float, bool]", norm.args)
+    read = [x, weight, *(arg for linear in linears for arg in linear.args[1:])]
     inputs = [node for node in dict.fromkeys(read) if isinstance(node, fx.Node)]
 
     def build(*values: Any) -> list[Any]:  # noqa: ANN401 - traced values
         of = dict(zip(inputs, values, strict=True))
-        unit = llmc.rms_norm.default(of[norm.args[0]], None, eps, 0.0, in_float)
+        unit = llmc.rms_norm.default(of[x], None, eps, 0.0, in_float)
         scale = of[weight] if not offset else of[weight] + offset
-        return [
-            aten.linear.default(unit, _scaled(of[linear.args[1]], scale), *[of[arg] for arg in linear.args[2:]])
-            for linear in linears
-        ]
+        result = []
+        for linear in linears:
+            matrix, *bias = [of[arg] for arg in linear.args[1:] if isinstance(arg, fx.Node)]
+            result.append(aten.linear.default(unit, _scaled(matrix, scale), *bias))
+        return result
 
     return rewriter.replace(FoldNormWeights.name, inputs, linears, build)
 

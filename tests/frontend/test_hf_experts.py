@@ -2,48 +2,12 @@
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
 from llmc.frontend import hf_experts
 from llmc.frontend.export import LogitsOf
 from llmc.frontend.hf_experts import Gating, find_gating
-
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "moe_intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 8,
-    "vocab_size": 64,
-    "num_experts": 5,
-    "num_local_experts": 5,
-    "n_routed_experts": 6,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-    "pad_token_id": 0,
-}
-
-
-def tiny(family: str) -> transformers.PreTrainedModel:
-    kind = transformers.CONFIG_MAPPING[family]
-    config = kind(**{name: value for name, value in SIZES.items() if hasattr(kind(), name)})
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
-
-
-def experts_of(model: nn.Module) -> list[nn.Module]:
-    return [part for part in model.modules() if hasattr(part, "is_transposed") and hasattr(part, "down_proj")]
-
+from tests.support.tiny_models import parts, tiny, tokens
 
 PLAIN_SILU = Gating("silu", gated=True)
 FAMILIES = {
@@ -60,20 +24,17 @@ FAMILIES = {
 def test_a_mixture_traces_to_one_op_a_layer_and_computes_what_eager_computes(family: str) -> None:
     hf_experts.register()
     model = tiny(family)
-    experts = experts_of(model)
-    with torch.no_grad():
-        for parameter in (p for part in experts for p in part.parameters()):
-            parameter.normal_(std=0.3)
-    tokens = torch.randint(3, 60, (1, 9), generator=torch.Generator().manual_seed(1))
+    experts = parts(model, "is_transposed", "down_proj")
+    example = tokens()
     model.set_experts_implementation("eager")
     with torch.no_grad():
-        expected = model(tokens, use_cache=False).logits
+        expected = model(example, use_cache=False).logits
     model.set_experts_implementation(hf_experts.NAME)
     assert [find_gating(part) for part in experts] == [FAMILIES[family]] * len(experts)
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens, use_cache=False).logits, expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(model(example, use_cache=False).logits, expected, atol=2e-5, rtol=2e-5)
         program = torch.export.export(
-            LogitsOf(model, use_cache=False), (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
+            LogitsOf(model, use_cache=False), (example,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
         )
     found = sum(node.target is torch.ops.llmc.moe.default for node in program.graph.nodes)
     assert found == len(experts) > 0
