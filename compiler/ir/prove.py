@@ -53,6 +53,9 @@ ALGEBRA = {
 }
 """Largest difference between both sides in a wide dtype, relative to the largest element."""
 
+SCALE_FLOOR = 1e-6
+"""Where the inputs make an output vanish, it is compared at this fraction of its size in the other trials."""
+
 ROUNDING = {
     torch.float16: Tolerance(1.1, 2.0**-15),  # the promise; a sixteenth of a rounding where eager has no error
     torch.bfloat16: Tolerance(1.1, 2.0**-12),  # the same, 8 bits of mantissa
@@ -160,6 +163,7 @@ class _Proof:
         self.narrow = _narrowest(before)
         self.kept: dict[tuple[str, torch.dtype | None], torch.Tensor] = {}
         self.scores: list[_Score] = []
+        self.scales: dict[int, float] = {}
         self.error = 0.0
 
     def run(self) -> float:
@@ -249,7 +253,8 @@ class _Proof:
         want, have = want[regular], have[regular]
         if want.numel() == 0:
             return
-        scale = max(want.abs().max().item(), 1e-30)
+        self.scales[place] = max(self.scales.get(place, 0.0), want.abs().max().item())
+        scale = max(want.abs().max().item(), SCALE_FLOOR * self.scales[place], 1e-30)
         error = (want - have).abs().max().item() / scale
         self.error = max(self.error, error)
         if error > ALGEBRA[self.wide]:

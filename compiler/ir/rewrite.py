@@ -6,7 +6,7 @@ values and origins right. `Rule` is the declarative form: what to `find`, `unles
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,10 +161,10 @@ class Rewriter:
     ) -> None:
         """Copy the nodes of `after` into the graph, redirect the users of the outputs, erase what is dead."""
         graph = self.model.graph
-        last_input, first_output = max(inputs), min(outputs)
+        last_input, first_output = max(inputs, default=min(outputs)), min(outputs)
         placeholders = after.find_nodes(op="placeholder")
         copies: dict[fx.Node, fx.Node] = dict(zip(placeholders, inputs, strict=True))
-        at = graph.inserting_after(last_input) if first_output < last_input else graph.inserting_before(first_output)
+        at = graph.inserting_before(last_input.next if first_output < last_input else first_output)
         cursor = last_input
         with at:
             for node in after.nodes:
@@ -213,18 +213,19 @@ class Rule:
 
 
 def apply_rules(model: Model, rewriter: Rewriter, rules: Sequence[Rule]) -> int:
-    """Apply `rules` everywhere, in graph order, until none fires; return the number of rewrites made.
+    """Apply `rules` everywhere until none fires; return the number of rewrites made.
 
-    A match is refused, and recorded as a near miss, when `unless` gives a reason or an inner value has other users.
+    The patterns are taken in order, each over the whole graph: what an earlier one can have, a later one cannot. A match
+    is refused, and recorded as a near miss, when `unless` gives a reason or an inner value has other users.
     Raises `BuildFailed` when the rules never come to an end, and what `Rewriter.replace` raises.
     """
-    table: dict[object, list[tuple[Rule, Pattern]]] = {}
-    for rule in rules:
-        for pattern in rule.patterns():
-            table.setdefault(pattern.target, []).append((rule, pattern))
+    patterns = [(rule, pattern) for rule in rules for pattern in rule.patterns()]
     total = 0
     for _ in range(SWEEPS):
-        made = sum(_apply_at(node, rewriter, table.get(node.target, ())) for node in _alive(model, table))
+        made = 0
+        for rule, pattern in patterns:
+            for node in model.calls(pattern.target):
+                made += not node._erased and _apply_at(node, rewriter, rule, pattern)
         total += made
         if not made or rewriter.stopped:
             return total
@@ -232,29 +233,18 @@ def apply_rules(model: Model, rewriter: Rewriter, rules: Sequence[Rule]) -> int:
     raise BuildFailed(f"{names}: still firing after {SWEEPS} sweeps; a replacement must not match its own rule again")
 
 
-def _alive(model: Model, table: dict[object, list[tuple[Rule, Pattern]]]) -> Iterator[fx.Node]:
-    for node in model.calls(*table):
-        if not node._erased:
-            yield node
-
-
-def _apply_at(node: fx.Node, rewriter: Rewriter, candidates: Sequence[tuple[Rule, Pattern]]) -> int:
-    for rule, pattern in candidates:
-        if rewriter.stopped:
-            return 0
-        match = pattern.match(node)
-        if match is None:
-            continue
-        reason = rule.unless(match) if rule.unless else None
-        elsewhere = match.used_elsewhere()
-        if reason is None and elsewhere is not None:
-            reason = f"{elsewhere.name} is also used elsewhere"
-        if reason is not None:
-            rewriter.refuse(rule.name, node, reason)
-            continue
-        if rewriter.replace(rule.name, match.inputs(), match.outputs, _builder(rule, match), kind=rule.kind):
-            return 1
-    return 0
+def _apply_at(node: fx.Node, rewriter: Rewriter, rule: Rule, pattern: Pattern) -> bool:
+    match = None if rewriter.stopped else pattern.match(node)
+    if match is None:
+        return False
+    reason = rule.unless(match) if rule.unless else None
+    elsewhere = match.used_elsewhere()
+    if reason is None and elsewhere is not None:
+        reason = f"{elsewhere.name} is also used elsewhere"
+    if reason is not None:
+        rewriter.refuse(rule.name, node, reason)
+        return False
+    return rewriter.replace(rule.name, match.inputs(), match.outputs, _builder(rule, match), kind=rule.kind)
 
 
 def _builder(rule: Rule, match: Match) -> Callable[..., Any]:

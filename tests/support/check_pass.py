@@ -14,7 +14,7 @@ from llmc.ir.show import show
 from llmc.ir.tracing import short_name
 from llmc.ir.verify import verify
 from llmc.ir.weights import Constant, Weight
-from tests.support.tolerances import relative_tolerance
+from support.tolerances import relative_tolerance
 
 
 class RewritingPass(Protocol):
@@ -80,9 +80,7 @@ def body(shown: str) -> list[str]:
     return lines[lines.index("):") + 1 :]
 
 
-def _first_slices(
-    examples: Sequence[torch.Tensor], dynamic: Mapping[int, Sequence[int]]
-) -> tuple[torch.Tensor, ...]:
+def _first_slices(examples: Sequence[torch.Tensor], dynamic: Mapping[int, Sequence[int]]) -> tuple[torch.Tensor, ...]:
     """The examples with every dynamic dimension cut to size one."""
     cut = list(examples)
     for place, dims in dynamic.items():
@@ -146,7 +144,7 @@ def model_of(program: torch.export.ExportedProgram, names: Sequence[str]) -> Mod
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
             copies[node] = graph.call_function(node.target, args, kwargs, name=short_name(node.target))
             stack = node.meta.get("nn_module_stack") or {}
-            paths = [path for path, _ in stack.values()]
+            paths = [path for path, _ in stack.values() if not path.startswith("_empty")]
             copies[node].meta = {"val": node.meta["val"], "origin": Origin(paths[-1] if paths else "")}
         elif node.op == "output":
             graph.output(tuple(copies[value] for value in node.args[0]))
