@@ -21,8 +21,8 @@ class Done:
     count: int
     first: int
     """Number of the first of these rewrites, for `--stop-after`."""
-    error: float
-    """The largest error that its tests measured."""
+    error: float | None
+    """The largest error that its tests measured; None if none was tested."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Explanation:
         yield f"done: {sum(item.count for item in self.done)} rewrites"
         for item in self.done:
             where = f"{item.count} x at {item.place}" if item.count > 1 else f"at {item.place}"
-            yield f"  {item.rule}: {where} (from #{item.first}, largest error {item.error:.1e})"
+            proof = "not proved" if item.error is None else f"largest error {item.error:.1e}"
+            yield f"  {item.rule}: {where} (from #{item.first}, {proof})"
         yield f"not done: {sum(miss.count for miss in self.not_done)} near misses"
         for miss in self.not_done:
             where = f"{miss.count} x at {miss.place}" if miss.count > 1 else f"at {miss.place}"
@@ -84,10 +85,9 @@ def explain(manifest: Mapping[str, object], op: str | None = None) -> Explanatio
         tuple(miss for miss in not_done if _concerns(op, miss.rule, miss.place)),
         {name: count for name, count in ops.items() if _concerns(op, name, "")},
     )
-    if not (chosen.done or chosen.not_done or chosen.ops):
-        rules = _records(manifest.get("passes")) or _records(report.get("passes"))
-        known = {item.rule for item in done} | {miss.rule for miss in not_done} | ops.keys()
-        known |= {str(record.get("name")) for record in rules}
+    passes = {str(record.get("name")) for record in _records(manifest.get("passes")) or _records(report.get("passes"))}
+    if not (chosen.done or chosen.not_done or chosen.ops or op in passes):
+        known = passes | {item.rule for item in done} | {miss.rule for miss in not_done} | ops.keys()
         raise BadOption(_unknown(op, sorted(known)))
     return chosen
 
@@ -107,7 +107,7 @@ def _group_done(rewrites: Sequence[Mapping[str, object]]) -> tuple[Done, ...]:
             where,
             len(records),
             min(int(str(record.get("number", 0))) for record in records),
-            max(float(str(record.get("error") or 0.0)) for record in records),
+            max((float(str(error)) for record in records if (error := record.get("error")) is not None), default=None),
         )
         for (rule, where), records in groups.items()
     )

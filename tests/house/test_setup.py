@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from house.package import ROOT
+from house.package import FOLDERS, ROOT
 from packaging.requirements import Requirement
 
 SCRIPTS = ["examples/setup.sh", "examples/quickstart.sh", "tests/run.sh", ".ci/run"]
@@ -15,6 +15,16 @@ def _requirements() -> list[Requirement]:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        setuptools = tomllib.load(file)["tool"]["setuptools"]
+    folders = {
+        str(path.parent.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(setuptools["package-dir"].values()) == folders
+    assert set(setuptools["package-dir"]) == set(setuptools["packages"])
 
 
 def _pins() -> dict[str, str]:
