@@ -14,7 +14,7 @@ from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter
 from llmc.ir.subgraph import has_side_effects
 from llmc.ir.tracing import short_name
-from llmc.ir.weights import Constant, Expr, Source, Weight
+from llmc.ir.weights import Constant, Expr, Weight
 from llmc.passes.canonicalize_site import number
 
 aten = torch.ops.aten
@@ -91,7 +91,7 @@ def _expression(
     expression = Expr(target, args, kwargs, tuple(shape), value.dtype, output=output)
     if expression.nbytes > max(SMALL, sum(weight.nbytes for weight in expression.inputs())):
         return None
-    if expression.nbytes <= SMALL and not any(isinstance(weight, Source) for weight in expression.walk()):
+    if expression.nbytes <= SMALL and all(isinstance(weight, (Constant, Expr)) for weight in expression.walk()):
         return Constant(expression.evaluate().clone(memory_format=torch.contiguous_format))
     return expression
 
