@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,10 @@ class Sampler:
 
     def choose(self, logits: Row) -> int:
         """The next token, given its [V] logits. Raises NumericsGateFailed if they are not numbers."""
+        if not self.params.temperature and not self._seen.size:
+            token = int(np.argmax(logits))
+            _check_finite(logits[token])
+            return token
         scores = process(logits, self.params, self._seen)
         token = self._draw(scores) if self.params.temperature else int(np.argmax(scores))
         self._remember(token)
@@ -114,7 +119,7 @@ def process(logits: Row, params: SamplingParams, seen: npt.NDArray[np.bool_]) ->
     temperature 0 only the repetition penalty applies. Raises NumericsGateFailed if the logits are not numbers.
     """
     scores: npt.NDArray[np.float64] = logits.astype(np.float64)
-    _check_finite(scores)
+    _check_finite(scores.max())
     if params.repetition_penalty != 1.0:
         penalised = scores[seen]
         penalty = params.repetition_penalty
@@ -136,7 +141,7 @@ def process(logits: Row, params: SamplingParams, seen: npt.NDArray[np.bool_]) ->
 def logprobs_of(logits: Row, token: int, count: int) -> TokenLogprobs:
     """Log-probabilities of `token` and of the `count` likeliest tokens under [V] logits, ties by token id."""
     scores = logits.astype(np.float64)
-    _check_finite(scores)
+    _check_finite(scores.max())
     highest = scores.max()
     scores -= highest + math.log(np.exp(scores - highest).sum())
     count = min(count, scores.size)
@@ -163,10 +168,10 @@ def _outside_top_p(scores: npt.NDArray[np.float64], top_p: float) -> npt.NDArray
         count = min(count * 8, scores.size)
 
 
-def _check_finite(scores: npt.NDArray[np.float64]) -> None:
-    if not np.isfinite(scores.max()):
+def _check_finite(largest: np.floating[Any]) -> None:
+    if not np.isfinite(largest):
         raise NumericsGateFailed(
-            f"sample: the largest logit is {scores.max()}, expected a number; compile the model with another dtype"
+            f"sample: the largest logit is {largest}, expected a number; compile the model with another dtype"
         )
 
 

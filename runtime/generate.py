@@ -1,0 +1,79 @@
+"""The token loop: requests enter the batch as room allows, take part in steps together, and leave as they finish."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llmc.runtime.batch import Packed, Piece, pack
+from llmc.runtime.kv_cache import BlockPool, BlockTable
+from llmc.runtime.manifest import Ranges
+from llmc.runtime.program import Program
+from llmc.runtime.request import Increment, Request
+
+
+def generate(
+    requests: Sequence[Request], program: Program, pool: BlockPool, ranges: Ranges, chunk: int | None
+) -> Iterator[Increment]:
+    """Run all requests to their end, yielding each token as it is made.
+
+    A request is admitted, in order, once there is room in the step and once all blocks that it can come to need are
+    free, so that none ever has to be interrupted. Closing the iterator gives back all blocks. Raises BadRequest if
+    others hold the blocks that the next request needs.
+    """
+    waiting, running = deque(requests), list[Request]()
+    try:
+        while waiting or running:
+            _admit(waiting, running, pool, min(ranges.sequences, ranges.tokens))
+            increments = _step(running, program, ranges.tokens, chunk)
+            for request in running:
+                if request.finish_reason is not None:
+                    request.release()
+            running = [request for request in running if request.finish_reason is None]
+            yield from increments
+    finally:
+        for request in requests:
+            request.release()
+
+
+def logits_of(tokens: Sequence[int], program: Program, pool: BlockPool, most: int) -> npt.NDArray[np.float32]:
+    """[T, V] logits after each of `tokens`, computed in steps of at most `most` tokens."""
+    table = BlockTable(pool)
+    try:
+        pieces = [Piece(tokens[at : at + most], table, "all") for at in range(0, len(tokens), most)]
+        return np.concatenate([run_step(program, pack([piece])) for piece in pieces])
+    finally:
+        table.release()
+
+
+def run_step(program: Program, packed: Packed) -> npt.NDArray[np.float32]:
+    """Make the copies that a step needs, run it, and return its [R, V] logits."""
+    for source, target in packed.copies:
+        program.copy_block(source, target)
+    return program.step(packed.batch)
+
+
+def _admit(waiting: deque[Request], running: list[Request], pool: BlockPool, most: int) -> None:
+    while waiting and len(running) < most:
+        needed = pool.blocks_for(waiting[0].longest)
+        if running and needed > pool.available:
+            return
+        waiting[0].admit(BlockTable(pool))
+        running.append(waiting.popleft())
+
+
+def _step(running: Sequence[Request], program: Program, tokens: int, chunk: int | None) -> list[Increment]:
+    """One step of all running requests: each gets at least one of the step's `tokens`."""
+    pieces: list[Piece] = []
+    left = tokens
+    for behind, request in zip(range(len(running) - 1, -1, -1), running, strict=True):
+        pieces.append(request.next_piece(left - behind, chunk))
+        left -= len(pieces[-1].tokens)
+    packed = pack(pieces)
+    logits = run_step(program, packed)
+    return [
+        request.accept(logits[rows.start])
+        for request, rows in zip(running, packed.rows, strict=True)
+        if rows.start < rows.stop
+    ]
