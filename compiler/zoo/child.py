@@ -30,7 +30,7 @@ def in_child(work: Callable[[], dict[str, Any]], *, seconds: float, memory_bytes
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
     if data is None:
-        return {"error": f"took longer than {seconds:.0f} seconds"}
+        return {"error": f"took longer than {seconds:g} seconds"}
     if not data:
         return {"error": f"the process died of signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no answer"}
     found: dict[str, Any] = json.loads(data)

@@ -30,6 +30,10 @@ CORRECTIONS: Mapping[str, Correction] = {
         "its attention reads fields that the defaults lack",
         {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 2.0},
     ),
+    "deepseek_v4": Correction(
+        "short sequences must reach across several compressed blocks",
+        {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
+    ),
     "dots1": Correction("the defaults leave the number of shared experts open", {"n_shared_experts": 1}),
     "dots3_note_text": Correction(
         "in both kinds of layer the sizes of heads must add up",
@@ -56,6 +60,7 @@ CORRECTIONS: Mapping[str, Correction] = {
     "granitemoehybrid": Correction(
         "without it no layer has attention", {"layer_types": ["linear_attention", "full_attention"]}
     ),
+    "hunyuan_v1_moe": Correction("the defaults have a single expert", {"num_experts": 4, "moe_topk": 2}),
     "lfm2_moe": Correction("the defaults name no layers", {"layer_types": ["conv", "full_attention"]}),
     "mamba2": Correction("heads times their size must be twice the width", {"num_heads": 8, "head_dim": 16}),
     "qwen4_exp_text": Correction(
