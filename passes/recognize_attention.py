@@ -5,7 +5,9 @@ reading off what lies between: a scale, a softcap, additive or filled masks, ALi
 products over [heads, S, D] and over [1, heads, S, D] are the same thing, since a trace holds one sequence.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -45,6 +47,8 @@ class _Scores:
     sinks: fx.Node | None = None
     query: fx.Node | None = None
     key: fx.Node | None = None
+    constants: dict[fx.Node, float] = field(default_factory=dict)
+    """Weights on the way that hold one number, and the number."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class RecognizeAttention:
             changes += self._from_sdpa(node, rewriter)
         for node in model.calls(*_PRODUCTS):
             if not node._erased:
-                changes += self._from_softmax(node, rewriter)
+                changes += self._from_softmax(node, model, rewriter)
         return changes
 
     def _from_sdpa(self, node: fx.Node, rewriter: Rewriter) -> int:
@@ -86,13 +90,13 @@ class RecognizeAttention:
         known = {mask: _first_key_seen} if isinstance(mask, fx.Node) else {}
         return int(rewriter.replace(self.name, list(dict.fromkeys(inputs)), [node], build, assume=known))
 
-    def _from_softmax(self, node: fx.Node, rewriter: Rewriter) -> int:
+    def _from_softmax(self, node: fx.Node, model: Model, rewriter: Rewriter) -> int:
         weights, value = node.args[:2]
         assert isinstance(weights, fx.Node) and isinstance(value, fx.Node)
         softmax = _back_to_softmax(weights)
         if softmax is None:
             return 0
-        reason, found = _read(softmax)
+        reason, found = _read(softmax, model)
         if reason is None and _rank(node) not in (3, 4):
             reason = f"its result has rank {_rank(node)}, not 3 or 4"
         if reason is not None or found.query is None or found.key is None:
@@ -100,7 +104,7 @@ class RecognizeAttention:
             return 0
         query, key = found.query, found.key
         extra = [mask.node for mask in found.masks] + ([found.sinks] if found.sinks is not None else [])
-        inputs = list(dict.fromkeys([query, key, value, *extra]))
+        inputs = list(dict.fromkeys([query, key, value, *extra, *found.constants]))
 
         def build(*values: Value) -> object:
             of = dict(zip(inputs, values, strict=True))
@@ -113,11 +117,13 @@ class RecognizeAttention:
             out = out if out.dtype == dtype else aten._to_copy.default(out, dtype=dtype)
             return out if _rank(node) == 4 else aten.select.int(out, 0, 0)
 
-        known = {
+        known: dict[fx.Node, Callable[[Tensor], Tensor]] = {
             mask.node: (_first_key_seen if mask.keeps else _first_key_not_hidden)
             for mask in found.masks
             if mask.fill is not None
         }
+        for constant, number in found.constants.items():
+            known[constant] = partial(torch.full_like, fill_value=number)
         return int(rewriter.replace(self.name, inputs, [node], build, assume=known))
 
 
@@ -182,7 +188,7 @@ def _back_to_softmax(node: fx.Node) -> fx.Node | None:
     return node if node.target in _SOFTMAX else None
 
 
-def _read(softmax: fx.Node) -> tuple[str | None, _Scores]:
+def _read(softmax: fx.Node, model: Model) -> tuple[str | None, _Scores]:
     """Walk from the softmax back to the product of queries and keys; the reason for giving up, if any."""
     found = _Scores()
     dim = softmax.args[1]
@@ -202,7 +208,7 @@ def _read(softmax: fx.Node) -> tuple[str | None, _Scores]:
             found.query, found.key = node.args[offset], node.args[offset + 1]  # type: ignore[assignment]
             found.scale = factor * found.softcap if in_cap else factor
             return None, found
-        step = _step(node, found, factor)
+        step = _step(node, found, factor, model)
         if step is None:
             return f"{node.target} lies between the softmax and the scores", found
         node, ratio = step
@@ -213,14 +219,14 @@ def _read(softmax: fx.Node) -> tuple[str | None, _Scores]:
     return "the scores are no product of queries and keys", found
 
 
-def _step(node: fx.Node, found: _Scores, factor: float) -> tuple[object, float | str] | None:
+def _step(node: fx.Node, found: _Scores, factor: float, model: Model) -> tuple[object, float | str] | None:
     """One op back from the softmax: where to go on, and by what the scores were multiplied on the way."""
     first = node.args[0]
     if node.target in _KEPT or node.target in _VIEWS:
         return first, 1.0
     second = node.args[1] if len(node.args) > 1 else None
     if node.target in (aten.mul.Tensor, aten.div.Tensor):
-        ratio = _constant(second)
+        ratio = _constant(second, model, found)
         if ratio is None:
             return None
         return first, ratio if node.target is aten.mul.Tensor else 1.0 / ratio
@@ -232,20 +238,15 @@ def _step(node: fx.Node, found: _Scores, factor: float) -> tuple[object, float |
         scores, mask = (first, second) if _leads_to_product(first) else (second, first)
         found.masks.append(_Mask(mask, factor))
         return scores, 1.0
-    if node.target in (aten.where.self, aten.where.ScalarOther) and isinstance(first, fx.Node):
-        fill = _constant(node.args[2])
-        if fill is None or not isinstance(second, fx.Node):
-            return None
-        found.masks.append(_Mask(first, fill=fill * factor, keeps=True))
-        return second, 1.0
-    if node.target is aten.where.ScalarSelf and isinstance(first, fx.Node):
-        fill = _constant(second)
-        if fill is None:
-            return None
-        found.masks.append(_Mask(first, fill=fill * factor))
-        return node.args[2], 1.0
+    if node.target in (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf) and isinstance(first, fx.Node):
+        for scores, other, keeps in ((second, node.args[2], True), (node.args[2], second, False)):
+            fill = _constant(other, model, found)
+            if fill is not None and isinstance(scores, fx.Node):
+                found.masks.append(_Mask(first, fill=fill * factor, keeps=keeps))
+                return scores, 1.0
+        return None
     if node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor) and isinstance(second, fx.Node):
-        fill = _constant(node.args[2])
+        fill = _constant(node.args[2], model, found)
         if fill is None:
             return None
         found.masks.append(_Mask(second, fill=fill * factor))
@@ -260,15 +261,18 @@ def _step(node: fx.Node, found: _Scores, factor: float) -> tuple[object, float |
     return None
 
 
-def _constant(value: object) -> float | None:
-    """A number, or the value of a scalar that the graph makes with `full`."""
+def _constant(value: object, model: Model, found: _Scores) -> float | None:
+    """A number, or the value of a scalar that the graph makes with `full` or holds as a constant."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, fx.Node) and model.is_weight(value) and model.weights[value.name].nbytes <= 8:
+        found.constants[value] = float(model.weights[value.name].evaluate().item())
+        return found.constants[value]
     if isinstance(value, fx.Node) and value.target in (aten.full.default, aten.scalar_tensor.default):
         number = value.args[1] if value.target is aten.full.default else value.args[0]
         return float(number) if isinstance(number, (int, float)) else None
     if isinstance(value, fx.Node) and value.target in (aten._to_copy.default, aten.expand.default):
-        return _constant(value.args[0])
+        return _constant(value.args[0], model, found)
     return None
 
 

@@ -16,6 +16,7 @@ from torch import fx
 
 from llmc.ir.mask import LENGTH
 from llmc.ir.model import Model
+from llmc.ir.weights import Constant
 
 aten = torch.ops.aten
 
@@ -27,6 +28,10 @@ INFINITE = sympy.Symbol("hidden", real=True)
 
 _HIDDEN_BELOW = -1e4
 """Additive masks write minus infinity, the dtype's minimum, or 'large' numbers; exp(-1e4) is 0 in every dtype."""
+
+
+_SMALL_TABLE = 16 << 20
+"""Bytes up to which a table is looked into for a line."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def as_predicate(value: sympy.Basic) -> sympy.Basic:
     """The truth of a value, as torch's conversion to bool gives it."""
     if _is_predicate(value):
         return value
+    if value == INFINITE:
+        return sympy.true
     if isinstance(value, sympy.Piecewise):
         result: sympy.Basic = as_predicate(value.args[-1][0])
         for branch, condition in reversed(value.args[:-1]):
@@ -164,8 +171,25 @@ class Coordinates:
         if band is not None:
             low, high = band
             return Formula(shape, lambda index: sympy.And(_at_least(index, low), _below(index, high)))
+        if shape and weight.dtype.is_floating_point and 3 <= weight.shape[-1] and weight.nbytes <= _SMALL_TABLE:
+            line = _line(weight.evaluate())
+            if line is not None:
+                start, step = (self._table(node, part, tensor) for part, tensor in zip(("start", "step"), line, strict=True))
+                return Formula(shape, lambda index: start(*index[:-1]) + step(*index[:-1]) * index[-1])
         function = sympy.Function(name)
         return Formula(shape, lambda index: function(*index))
+
+    def _table(self, like: fx.Node, part: str, tensor: torch.Tensor) -> Callable[..., sympy.Basic]:
+        """A new weight as a function in formulas; it goes again with the unused weights if no formula keeps it."""
+        if tensor.dim() == 0:
+            return lambda value=sympy.Float(float(tensor)): value
+        with like.meta["val"].fake_mode as mode:
+            value = mode.from_tensor(tensor)
+        node = self.model.add_weight(f"{like.name}_{part}", Constant(tensor, f"{like.name}.{part}"), value)
+        name = f"w_{node.name}"
+        self.tables[name] = node
+        function: Callable[..., sympy.Basic] = sympy.Function(name)
+        return function
 
     def operand(self, value: object) -> Formula:
         """An argument of an op as a formula: a node's, or a number's."""
@@ -174,6 +198,16 @@ class Coordinates:
             assert formula is not None, f"{value.name} has no formula"
             return formula
         return Formula((), lambda _, n=number(value): n)  # type: ignore[arg-type]
+
+
+def _line(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(start, step) such that table[..., j] = start[...] + step[...] * j, as ALiBi tables are; None when it is no line."""
+    wide = table.double()
+    start, step = wide[..., 0], wide[..., 1] - wide[..., 0]
+    line = start[..., None] + step[..., None] * torch.arange(table.shape[-1])
+    if not torch.allclose(wide, line, rtol=1e-6, atol=1e-6 * float(wide.abs().max())):
+        return None
+    return start.to(table.dtype), step.to(table.dtype)
 
 
 def _at_least(index: Index, low: int | None) -> sympy.Basic:

@@ -18,6 +18,8 @@ from llmc.ir.model import Model
 aten = torch.ops.aten
 dialect = torch.ops.llmc
 
+_COUNTING = (aten.arange.default, aten.arange.start, aten.arange.start_step)
+
 SHARED = -1
 """Label of an element that depends on no token: a weight, a constant."""
 

@@ -24,7 +24,7 @@ _POINTWISE = {
     aten._to_copy.default, aten.to.dtype, aten.clone.default, aten.where.self, aten.where.ScalarOther,
     aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.clamp.default, aten.dropout.default,
     aten.pow.Tensor_Scalar, aten.alias.default, aten.detach.default, aten.contiguous.default, aten.isin.Tensor_Scalar,
-    aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
+    aten.full_like.default, aten.zeros_like.default, aten.ones_like.default,
     aten.nan_to_num.default, aten.softplus.default, aten.expand_as.default, aten.type_as.default,
     dialect.gated_act.default,
 }  # fmt: skip
@@ -120,12 +120,25 @@ def _embedding(walk: _Walk, node: fx.Node) -> Tensor:
 def _indexed(walk: _Walk, node: fx.Node) -> Tensor:
     base, places = node.args[0], list(node.args[1])  # type: ignore[arg-type]
     if walk.label(base) is not None:
-        raise Mixes("it gathers from values of several tokens")
+        return aten.index.Tensor(walk.full(base), [_known(walk, place) for place in places])  # type: ignore[arg-type]
     indexed = [i for i, place in enumerate(places) if place is not None]
     label = join(*(walk.full(places[i]) for i in indexed))
     adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
     after = len(node.meta["val"].shape) - label.dim() - (indexed[0] if adjacent else 0)
     return label[(...,) + (None,) * after].expand(walk.shape(node))
+
+
+def _known(walk: _Walk, place: object) -> Tensor | None:
+    """The value of an index that is a constant of the model, so that gathering by it only moves labels."""
+    if place is None:
+        return None
+    if not walk.model.is_weight(place):
+        raise Mixes("it gathers from values of several tokens")
+    return walk.model.weights[place.name].evaluate()  # type: ignore[attr-defined]
+
+
+def _copied(walk: _Walk, node: fx.Node) -> Tensor:
+    return walk.full(node.args[1]).expand(walk.shape(node))  # type: ignore[arg-type]
 
 
 def _gathered(walk: _Walk, node: fx.Node) -> Tensor:
@@ -154,6 +167,10 @@ def _complex(walk: _Walk, node: fx.Node) -> Tensor:
     return label[..., None].expand(*label.shape, 2)
 
 
+def _blank(walk: _Walk, node: fx.Node) -> Label:
+    return None
+
+
 def _created(walk: _Walk, node: fx.Node) -> Label:
     for arg in node.all_input_nodes:
         if arg in walk.sizes and isinstance(arg.meta["val"], torch.SymInt):
@@ -166,7 +183,7 @@ def _selected_rows(walk: _Walk, node: fx.Node) -> Tensor:
     base = walk.full(node.args[0])  # type: ignore[arg-type]
     index = node.args[2]
     if not (isinstance(index, fx.Node) and index.name == "rows"):
-        raise Mixes("it gathers from values of several tokens")
+        return aten.index_select.default(base, node.args[1], _known(walk, index))
     dim = int(node.args[1]) % base.dim()  # type: ignore[arg-type]
     return base.index_select(dim, torch.arange(walk.shape(node)[dim]))
 
@@ -198,7 +215,8 @@ _MOVEMENT = (
     aten.expand.default, aten.slice.Tensor, aten.select.int, aten.cat.default, aten.stack.default,
     aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default, aten.unbind.int, aten.repeat.default,
     aten.flip.default, aten.roll.default, aten.flatten.using_ints, aten.unflatten.int, aten.repeat_interleave.self_int,
-    aten.narrow.default, aten.unfold.default, aten.pixel_shuffle.default, aten.tile.default, aten.movedim.int,
+    aten.narrow.default, aten.unfold.default, aten.tile.default, aten.movedim.int, aten.slice_scatter.default,
+    aten.select_scatter.default,
 )  # fmt: skip
 
 RULES: dict[object, Rule] = {
@@ -206,6 +224,11 @@ RULES: dict[object, Rule] = {
     operator.getitem: _item,
     aten.constant_pad_nd.default: _padded,
     aten.arange.start_step: _created,
+    aten.arange.default: _created,
+    aten.arange.start: _created,
+    aten.copy.default: _copied,
+    aten.new_empty.default: _blank,
+    aten.empty_like.default: _blank,
     aten.mean.dim: _reduced(),
     aten.sum.dim_IntList: _reduced(),
     aten.amax.default: _reduced(),
