@@ -7,7 +7,23 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support.gguf_files import ARRAY, BOOL, F32, I32, STRING, U8, U32, U64, Tensor, array, gguf, pair, strings, text
+from support.gguf_files import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    STRING,
+    U8,
+    U32,
+    U64,
+    Tensor,
+    array,
+    gguf,
+    mutated,
+    pair,
+    strings,
+    text,
+)
 
 from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend.gguf import GgufFile
@@ -159,26 +175,6 @@ def test_mutated_files_are_read_or_refused_but_nothing_else(seed: int, tmp_path:
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
     assert min(outcomes.values()) >= 10, outcomes
-
-
-def mutated(content: bytes, draw: random.Random) -> bytes:
-    data = bytearray(content)
-    for _ in range(draw.randint(1, 3)):
-        place = draw.randrange(len(data) - 8)
-        match draw.randrange(6):
-            case 0:
-                data[place] ^= 1 << draw.randrange(8)
-            case 1:
-                data[place] = draw.choice((0, 1, 0x7F, 0x80, 0xFF))
-            case 2:
-                data[place : place + 4] = struct.pack("<I", draw.choice((0, 1, 1 << 16, 1 << 31, 0xFFFFFFFF)))
-            case 3:
-                data[place : place + 8] = struct.pack("<Q", draw.choice((0, 1 << 32, 1 << 61, 1 << 63, (1 << 64) - 1)))
-            case 4:
-                del data[place : place + draw.randint(1, 8)]
-            case _:
-                data[place:place] = data[place : place + draw.randint(1, 64)]
-    return bytes(data)
 
 
 def written(content: bytes, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, dequantize, quantize
+from support.gguf_files import mutated
 from support.models import model_file
 from transformers.modeling_gguf_pytorch_utils import (
     GGUF_CONFIG_MAPPING,
@@ -18,7 +20,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     load_gguf_checkpoint,
 )
 
-from llmc.errors import BadInput, UnsupportedModel
+from llmc.errors import BadInput, LlmcError, UnsupportedModel
 from llmc.frontend.gguf import GgufFile
 from llmc.frontend.gguf_model import GgufReader, gguf_config
 
@@ -240,6 +242,24 @@ def test_incomplete_metadata_is_refused(tmp_path: Path) -> None:
     write(path, "qwen35", {}, {"a": np.zeros(4, np.float32)})
     with pytest.raises(BadInput, match=r"metadata of 'qwen35' is incomplete or wrong: KeyError\('qwen35\."):
         gguf_config(GgufFile(path))
+
+
+def test_a_mutated_model_is_read_or_refused_but_nothing_else(tmp_path: Path) -> None:
+    draw, content = random.Random(3), tiny_model("llama", tmp_path).read_bytes()
+    header = min(info.offset for info in GgufFile(tmp_path / "model.gguf").tensors.values())
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(150):
+        path = tmp_path / "mutated.gguf"
+        path.write_bytes(mutated(content[:header], draw) + content[header:])
+        try:
+            file = GgufFile(path)
+            reader = GgufReader(file, meta_model(file))
+            for name in reader.names():
+                assert tuple(reader.read(reader.key(name)).shape) == reader.shape(name)
+            outcomes["read"] += 1
+        except LlmcError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) >= 5, outcomes
 
 
 def tiny_model(

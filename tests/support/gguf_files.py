@@ -1,5 +1,6 @@
 """A writer of small GGUF files that writes whatever it is told, right or wrong."""
 
+import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,3 +72,24 @@ def gguf(
     )
     header = magic + struct.pack("<IQQ", version, *counts) + b"".join(pairs) + infos
     return header + bytes(-len(header) % alignment) + data
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    """The bytes with one to three changes: bits flipped, bytes and words replaced, pieces removed and repeated."""
+    data = bytearray(content)
+    for _ in range(draw.randint(1, 3)):
+        place = draw.randrange(len(data) - 8)
+        match draw.randrange(6):
+            case 0:
+                data[place] ^= 1 << draw.randrange(8)
+            case 1:
+                data[place] = draw.choice((0, 1, 0x7F, 0x80, 0xFF))
+            case 2:
+                data[place : place + 4] = struct.pack("<I", draw.choice((0, 1, 1 << 16, 1 << 31, 0xFFFFFFFF)))
+            case 3:
+                data[place : place + 8] = struct.pack("<Q", draw.choice((0, 1 << 32, 1 << 61, 1 << 63, (1 << 64) - 1)))
+            case 4:
+                del data[place : place + draw.randint(1, 8)]
+            case _:
+                data[place:place] = data[place : place + draw.randint(1, 64)]
+    return bytes(data)
