@@ -27,18 +27,22 @@ class TokenizerFiles:
     """Every token that ends a generation."""
     bos_token_id: int | None
 
-    def write(self, directory: Path) -> list[Path]:
-        """Write the files into `directory`, made if need be; return them."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def contents(self) -> dict[str, bytes]:
+        """The files by name."""
         contents = {
             "tokenizer.json": self.tokenizer_json,
             "tokenizer_config.json": (json.dumps(self.config, indent=2, sort_keys=True) + "\n").encode(),
         }
         if self.chat_template is not None:
             contents["chat_template.jinja"] = self.chat_template.encode()
-        for name, content in contents.items():
+        return contents
+
+    def write(self, directory: Path) -> list[Path]:
+        """Write the files into `directory`, made if need be; return them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self.contents().items():
             (directory / name).write_bytes(content)
-        return [directory / name for name in contents]
+        return [directory / name for name in self.contents()]
 
 
 def read_tokenizer(directory: Path) -> TokenizerFiles:

@@ -1,0 +1,168 @@
+"""The life of a model: read it, run the passes, make a program of it."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from llmc.codegen import reference
+from llmc.compiled_model import CompiledModel
+from llmc.errors import ArtifactRejected, BadOption
+from llmc.frontend.read import Read, read
+from llmc.ir.model import Model
+from llmc.ir.pass_manager import Report, run_passes
+from llmc.options import Options
+from llmc.packaging import Build
+from llmc.pipeline import pipeline
+from llmc.runtime.artifact import Artifact, Verify
+from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.session import Session
+from llmc.runtime.tokenizer import Tokenizer
+
+Progress = Callable[[str, float | None, dict[str, object]], None]
+"""Told that a phase begins (seconds None), and that it ended after so many seconds with these facts."""
+
+UNLIMITED_CONTEXT = 1 << 20
+"""Longest sequence served, in tokens, where the model itself names no limit."""
+STEP_TOKENS, SEQUENCES = 8192, 256
+"""Tokens and sequences in one step at most."""
+
+
+def compile(  # noqa: A001 - the name users type
+    model: str | Path | nn.Module | fx.GraphModule | torch.export.ExportedProgram,
+    *,
+    dtype: str | None = None,
+    max_context: int | None = None,
+    prove: bool = True,
+    dump: str | Path | None = None,
+    stop_after: int | None = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Compile a model for inference.
+
+    Args:
+        model: a Hugging Face directory, a GGUF file, a module or traced program that maps tokens [1, S] to logits
+            [1, S, V].
+        dtype: what to compute in: "float32", "float16" or "bfloat16"; the checkpoint's own when None (GGUF: float32).
+            A live module has its dtype already.
+        max_context: longest sequence to serve, in tokens; what the model was made for when None.
+        prove: test every rewrite on the subgraph it replaces.
+        dump: directory for the graph after each pass.
+        stop_after: make only the first so many rewrites.
+        progress: told of the beginning and end of each phase.
+
+    Raises:
+        UnsupportedModel: the model cannot be compiled; the message names the op, the module and the source line.
+        BadInput: its files are damaged. BadOption: an argument is wrong. BuildFailed: a rewrite is not equal to what
+            it replaces.
+    """
+    options = Options.read(dtype=dtype, max_context=max_context, prove=prove, dump=dump, stop_after=stop_after)
+    began = time.perf_counter()
+    if progress is not None:
+        progress("read", None, {})
+    source = read(model, getattr(torch, options.dtype) if options.dtype else None)
+    if progress is not None:
+        nodes = sum(1 for _ in source.model.calls())
+        progress("read", time.perf_counter() - began, {"nodes": nodes, "weights": len(source.model.weights)})
+    report = run_passes(
+        source.model,
+        pipeline(),
+        dump=options.dump,
+        stop_after=options.stop_after,
+        prove=options.prove,
+        progress=progress,
+    )
+    build = _build(source, report, options)
+    return CompiledModel(lambda: _session(reference.from_model(build.model), build), build.report, build)
+
+
+def load(directory: str | Path, *, verify: Verify = "full") -> CompiledModel:
+    """Open an artifact. `verify="fast"` checks all but the hash of the weights.
+
+    Raises:
+        ArtifactRejected: any file is damaged, altered, renamed, added or missing, or its graph is not valid.
+    """
+    from llmc.ir.serialize import load_graph
+
+    artifact = Artifact.open(Path(directory), verify=verify)
+    manifest = artifact.manifest
+    program = manifest.programs.get("reference")
+    if program is None or "graph" not in program:
+        raise ArtifactRejected(f"{directory}: holds programs {sorted(manifest.programs)}; expected the reference program")
+    module = load_graph(artifact.read(program["graph"]))
+    dtypes = {name: info.dtype for name, info in artifact.weights_header.tensors.items()}
+    weights = {name: reference.torch_view(array, dtypes[name]) for name, array in artifact.weights().items()}
+    running = reference.ReferenceProgram(module, weights, manifest.kv)
+    session = Session(running, manifest.model, manifest.ranges, Tokenizer.from_artifact(artifact))
+    report = {
+        "passes": manifest.content["passes"],
+        "rewrites": manifest.content["rewrites"],
+        **manifest.report,
+    }
+    return CompiledModel(lambda: session, report, None)
+
+
+def _session(program: reference.ReferenceProgram, build: Build) -> Session:
+    tokenizer = None
+    if build.tokenizer is not None:
+        files = build.tokenizer
+        tokenizer = Tokenizer(files.tokenizer_json.decode(), files.config, files.chat_template)
+    return Session(program, build.facts, build.ranges, tokenizer)
+
+
+def _build(source: Read, report: Report, options: Options) -> Build:
+    model, info = source.model, source.model.info
+    output: Any = model.graph.output_node().args[0]
+    vocabulary = int(output[0].meta["val"].shape[-1])
+    limit = info.get("max_positions")
+    context = options.max_context or (limit if isinstance(limit, int) else UNLIMITED_CONTEXT)
+    if isinstance(limit, int) and context > limit:
+        raise BadOption(f"max context: {context} tokens, the model was made for {limit}; use {limit} or less")
+    ends = info.get("eos_token_ids")
+    facts = ModelFacts(
+        vocab_size=vocabulary,
+        max_positions=limit if isinstance(limit, int) else None,
+        eos_token_ids=tuple(ends) if isinstance(ends, (list, tuple)) else (),
+        bos_token_id=info["bos_token_id"] if isinstance(info.get("bos_token_id"), int) else None,  # type: ignore[arg-type]
+    )
+    ranges = Ranges(tokens=STEP_TOKENS, sequences=SEQUENCES, context=context)
+    return Build(
+        model=model,
+        source=source.origin,
+        facts=facts,
+        ranges=ranges,
+        tokenizer=source.tokenizer,
+        options=_spelled(options),
+        report=_report(model, report),
+        caches=reference.cache_specs(model),
+    )
+
+
+def _spelled(options: Options) -> dict[str, object]:
+    return {"dtype": options.dtype, "max_context": options.max_context, "prove": options.prove, "stop_after": options.stop_after}
+
+
+def _report(model: Model, report: Report) -> dict[str, object]:
+    """What the build did, as plain data."""
+    counts = Counter(str(node.target) for node in model.calls() if isinstance(node.target, torch._ops.OpOverload))
+    everything: dict[str, object] = json.loads(json.dumps(report.as_dict(), default=str))
+    return {
+        "passes": everything["passes"],
+        "rewrites": everything["applied"],
+        "refused": everything["refused"],
+        "ops": dict(sorted(counts.items())),
+        "masks": _masks(model),
+    }
+
+
+def _masks(model: Model) -> dict[str, int]:
+    masks: Counter[str] = Counter()
+    for node in model.calls(torch.ops.llmc.cached_attention.default):
+        mask, bias = str(node.args[12]), str(node.args[13])
+        masks[mask if bias == "0" else f"{mask}; bias {bias}"] += 1
+    return dict(masks)

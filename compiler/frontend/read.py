@@ -1,0 +1,111 @@
+"""The front door: whatever the user has, to a `Model`, its tokenizer, and where it came from."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from llmc.errors import BadInput, BadOption
+from llmc.frontend import hf
+from llmc.frontend.checkpoint import ModuleReader
+from llmc.frontend.export import LogitsOf, export, to_model
+from llmc.frontend.gguf_model import open_gguf
+from llmc.frontend.tokenizer import TokenizerFiles, read_tokenizer
+from llmc.ir.model import Model
+from llmc.ir.weights import Constant, Source, Weight
+
+_HASHED = 1 << 22
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from, for the manifest."""
+
+    kind: str
+    """"gguf", "huggingface", "module", "graph" or "export"."""
+    name: str
+    hash: str
+    """SHA-256 of its files; empty for what lives in memory."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A model as read, before any pass."""
+
+    model: Model
+    tokenizer: TokenizerFiles | None
+    origin: Origin
+
+
+def read(
+    model: str | Path | nn.Module | fx.GraphModule | torch.export.ExportedProgram, dtype: torch.dtype | None
+) -> Read:
+    """Read any kind of source.
+
+    Raises:
+        BadOption: `model` is nothing that can be compiled, or `dtype` is asked of something that has its own.
+        BadInput: its files are damaged.
+        UnsupportedModel: it cannot be traced.
+    """
+    if isinstance(model, (str, Path)):
+        return _read_path(Path(model), dtype)
+    if dtype is not None:
+        raise BadOption(f"dtype: a {type(model).__name__} has its dtype already; convert it before compiling")
+    if isinstance(model, torch.export.ExportedProgram):
+        return Read(_from_program(model), None, Origin("export", "ExportedProgram", ""))
+    if isinstance(model, fx.GraphModule):
+        return Read(to_model(export(LogitsOf(model)), _bind_to(model)), None, Origin("graph", "GraphModule", ""))
+    if isinstance(model, nn.Module):
+        return Read(hf.from_module(model), None, Origin("module", type(model).__name__, ""))
+    raise BadOption(
+        f"model: a {type(model).__name__} cannot be compiled; expected a path, an nn.Module, a GraphModule or an "
+        "ExportedProgram"
+    )
+
+
+def _read_path(path: Path, dtype: torch.dtype | None) -> Read:
+    if path.is_dir():
+        origin = Origin("huggingface", path.name, _digest(_checkpoint_files(path)))
+        tokenizer = read_tokenizer(path) if any((path / name).is_file() for name in _TOKENIZERS) else None
+        return Read(hf.from_directory(path, dtype=dtype), tokenizer, origin)
+    if not path.is_file():
+        raise BadOption(f"model: there is no {path}; expected a Hugging Face directory or a .gguf file")
+    opened = open_gguf(path)
+    model = hf.from_config(opened.config, opened.reader, dtype=dtype or torch.float32)
+    model.info["eos_token_ids"] = list(opened.tokenizer.eos_token_ids)
+    return Read(model, opened.tokenizer, Origin("gguf", path.name, _digest([path])))
+
+
+def _checkpoint_files(path: Path) -> list[Path]:
+    files = sorted([*path.glob("config.json"), *path.glob("*.safetensors")])
+    if not files:
+        raise BadInput(f"{path} holds no config.json and no .safetensors; expected a Hugging Face model directory")
+    return files
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while piece := stream.read(_HASHED):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _bind_to(module: nn.Module):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    reader = ModuleReader(module)
+
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return Source.of(reader, name) if name in reader.names() else Constant(tensor.detach())
+
+    return bind
+
+
+def _from_program(program: torch.export.ExportedProgram) -> Model:
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return Constant(tensor.detach(), name)
+
+    return to_model(program.run_decompositions({}), bind, strip="")

@@ -1,0 +1,76 @@
+"""A compiled model to an artifact directory, one weight in memory at a time."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import llmc
+from llmc.frontend.read import Origin
+from llmc.frontend.tokenizer import TokenizerFiles
+from llmc.ir.model import Model
+from llmc.ir.serialize import save_graph
+from llmc.runtime.artifact_writer import ArtifactWriter
+from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.program import CacheSpec
+
+_BYTES = torch.uint8
+GRAPH = "program/graph.json"
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything that goes into an artifact."""
+
+    model: Model
+    source: Origin
+    facts: ModelFacts
+    ranges: Ranges
+    tokenizer: TokenizerFiles | None
+    options: dict[str, object]
+    report: dict[str, object]
+    caches: list[CacheSpec]
+
+
+def save(build: Build, directory: Path, *, force: bool) -> Path:
+    """Write `build` to `directory`, atomically; equal builds give equal bytes."""
+    graph = save_graph(build.model.graph_module, build.model.weights)
+    with ArtifactWriter(directory, replace=force) as writer:
+        writer.add_bytes(GRAPH, graph)
+        if build.tokenizer is not None:
+            for name, content in build.tokenizer.contents().items():
+                writer.add_bytes(f"tokenizer/{name}", content)
+        header = {
+            name: (str(weight.dtype).removeprefix("torch."), weight.shape)
+            for name, weight in build.model.weights.items()
+        }
+        with writer.open_weights(header) as weights:
+            for name, weight in build.model.weights.items():
+                tensor = weight.evaluate().contiguous()
+                weights.write(name, tensor.reshape(-1).view(dtype=_BYTES).numpy())
+        writer.publish(_facts(build))
+    return directory
+
+
+def _facts(build: Build) -> dict[str, object]:
+    report = build.report
+    return {
+        "llmc_version": llmc.__version__,
+        "source": asdict(build.source),
+        "model": {**asdict(build.facts), "eos_token_ids": list(build.facts.eos_token_ids)},
+        "options": build.options,
+        "ranges": {name: [1, value] for name, value in asdict(build.ranges).items()},
+        "kv": {"layers": [asdict(cache) for cache in build.caches]},
+        "programs": {"reference": {"graph": GRAPH}},
+        "passes": [{"name": done["name"], "changes": done["changes"]} for done in _records(report["passes"])],
+        "rewrites": [
+            {"number": done["number"], "rule": done["rule"], "origin": done["origin"], "error": done["error"]}
+            for done in _records(report["rewrites"])
+        ],
+        "report": {name: report[name] for name in ("refused", "ops", "masks")},
+    }
+
+
+def _records(value: object) -> list[dict[str, object]]:
+    assert isinstance(value, list), f"expected a list of records, got {type(value).__name__}"
+    return value
