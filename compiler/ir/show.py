@@ -165,7 +165,7 @@ def _value(value: Any) -> str:  # noqa: ANN401 - any argument of a node
 
 def _origin(node: fx.Node) -> str:
     origin = node.meta.get("origin")
-    return str(origin) if isinstance(origin, Origin) else ""
+    return str(origin) if isinstance(origin, Origin) and origin != Origin() else ""
 
 
 def _comment(text: str, comment: str) -> str:

@@ -287,7 +287,8 @@ def test_symbolic_sizes_on_the_way_need_not_be_inputs() -> None:
 
     check_pass(
         Apply((Rule("swap", find, replace),)), before, _x(3, 8), dynamic={0: [0]},
-        text="sym_size = x.shape[0]\nreshape = aten.reshape(x, [sym_size, 2, 4])\nrelu_1 = aten.relu(reshape)\nreturn (relu_1,)",
+        text="sym_size = x.shape[0]\n"
+        "reshape = aten.reshape(x, [sym_size, 2, 4])\nrelu_1 = aten.relu(reshape)\nreturn (relu_1,)",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from support.tolerances import relative_tolerance
 from torch import fx, nn
 
 from llmc.ir.interpret import interpret
@@ -14,7 +15,6 @@ from llmc.ir.show import show
 from llmc.ir.tracing import short_name
 from llmc.ir.verify import verify
 from llmc.ir.weights import Constant, Weight
-from support.tolerances import relative_tolerance
 
 
 class RewritingPass(Protocol):
