@@ -71,9 +71,10 @@ class Tokenizer:
         if len(text) > MAX_TEXT_CHARACTERS:
             raise BadRequest(f"text: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are tokenized; shorten it")
         try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise BadRequest(f"text: not Unicode at character {error.start}; remove lone surrogates") from None
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `tokens`, without the model's own special tokens unless asked otherwise."""
@@ -102,7 +103,9 @@ class Tokenizer:
 
     def stream(self, prompt: Sequence[int] = (), *, skip_special_tokens: bool = True) -> "TextStream":
         """Decode the tokens that follow `prompt` one by one."""
-        return TextStream(self, prompt[-_CONTEXT_TOKENS:], skip_special_tokens)
+        contexts = [list(prompt[-_CONTEXT_TOKENS - earlier :]) for earlier in range(_LONGEST_CHARACTER)]
+        whole = (c for c in contexts if not self.decode(c, skip_special_tokens=skip_special_tokens).startswith(_BROKEN))
+        return TextStream(self, next(whole, contexts[0]), skip_special_tokens)
 
 
 class TextStream:
@@ -117,40 +120,43 @@ class TextStream:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._window = list(context)
-        self._out = self._whole_characters()
+        self._out = len(context)
         """Tokens of the window whose text is out."""
+        self._done = self._whole_characters()
+        """Their text."""
 
     def push(self, token: int) -> str:
         """The text that has become certain with this token; maybe empty."""
         self._window.append(token)
-        return self._advance(len(self._window))
+        return self._advance()
 
     def finish(self) -> str:
         """The text that was held back because it ends within a character: the rest of the bytes did not come."""
-        piece = self._decode(len(self._window))[len(self._decode(self._out)) :]
+        piece = self._decode(len(self._window))[len(self._done) :]
         self._out = len(self._window)
         return piece
 
-    def _advance(self, end: int) -> str:
-        text, done = self._decode(end), self._decode(self._out)
+    def _advance(self) -> str:
+        """Move the window behind the text that has become certain, and return that text."""
+        end = len(self._window)
+        text = self._decode(end)
         if text.endswith(_BROKEN):
-            head_end = len(self._window) - _LONGEST_CHARACTER
-            head = self._decode(head_end) if head_end > self._out else ""
-            if len(head) <= len(done) or not text.startswith(head):
+            end = len(self._window) - _LONGEST_CHARACTER
+            head = self._decode(end) if end > self._out else ""
+            if not text.startswith(head):
                 return ""
-            text, end = head, head_end
-        if len(text) <= len(done):
-            return ""
-        self._window = self._window[self._out :]
-        self._out = end - self._out
-        return text[len(done) :]
+            text = head
+        piece = text[len(self._done) :]
+        if piece:
+            self._window = self._window[self._out :]
+            self._out = end - self._out
+            self._done = self._decode(self._out)
+        return piece
 
-    def _whole_characters(self) -> int:
-        """Tokens of the context up to the last whole character: new tokens may complete the one that was begun."""
-        for end in range(len(self._window), max(len(self._window) - _LONGEST_CHARACTER, -1), -1):
-            if not self._decode(end).endswith(_BROKEN):
-                return end
-        return len(self._window)
+    def _whole_characters(self) -> str:
+        """The text of the context up to its last whole character: new tokens may complete the one that was begun."""
+        ends = range(len(self._window), max(len(self._window) - _LONGEST_CHARACTER, -1), -1)
+        return max((self._decode(end).rstrip(_BROKEN) for end in ends), key=len)
 
     def _decode(self, end: int) -> str:
         return self._tokenizer.decode(self._window[:end], skip_special_tokens=self._skip)
