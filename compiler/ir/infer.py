@@ -29,9 +29,7 @@ def leaves(value: object) -> Iterator[object]:
         yield value
 
 
-def infer(
-    mode: FakeTensorMode, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:  # noqa: ANN401 - a tensor, a number, or a tuple of them
+def infer(mode: FakeTensorMode, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a tensor, a number, or a tuple of them
     """What `target` returns on `args`, in which nodes stand for their `meta["val"]`. Raises what the op raises."""
     values = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
     with torch._C.DisableTorchFunction(), mode, torch.no_grad():

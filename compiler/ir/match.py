@@ -97,9 +97,7 @@ class Pattern:
             name: parameter.annotation for name, parameter in inspect.signature(find, eval_str=True).parameters.items()
         }
         graph, outputs = trace(find, dict.fromkeys(self.kinds), None)
-        self.wildcards = {
-            node: name for node, name in zip(graph.find_nodes(op="placeholder"), self.kinds, strict=True)
-        }
+        self.wildcards = {node: name for node, name in zip(graph.find_nodes(op="placeholder"), self.kinds, strict=True)}
         unused = [name for node, name in self.wildcards.items() if not node.users]
         if unused:
             raise InvalidGraph(f"{getattr(find, '__name__', 'pattern')}: parameter {unused[0]!r} is not used")
@@ -196,6 +194,3 @@ def _same(x: object, y: object) -> bool:
     if isinstance(x, (int, float)) and isinstance(y, (int, float)):
         return x == y
     return type(x) is type(y) and x == y
-
-
-

@@ -215,8 +215,8 @@ class Rule:
 def apply_rules(model: Model, rewriter: Rewriter, rules: Sequence[Rule]) -> int:
     """Apply `rules` everywhere until none fires; return the number of rewrites made.
 
-    The patterns are taken in order, each over the whole graph: what an earlier one can have, a later one cannot. A match
-    is refused, and recorded as a near miss, when `unless` gives a reason or an inner value has other users.
+    The patterns are taken in order, each over the whole graph: what an earlier one can have, a later one cannot.
+    A match is refused, and recorded as a near miss, when `unless` gives a reason or an inner value has other users.
     Raises `BuildFailed` when the rules never come to an end, and what `Rewriter.replace` raises.
     """
     patterns = [(rule, pattern) for rule in rules for pattern in rule.patterns()]

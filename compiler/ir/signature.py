@@ -17,8 +17,7 @@ _ONE_MORE = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.stack.de
 def parameters(target: OpOverload) -> tuple[tuple[str, bool, object], ...]:
     """Of each parameter of `target`: its name, whether it has a default, and the default."""
     return tuple(
-        (argument.name, argument.has_default_value(), argument.default_value)
-        for argument in target._schema.arguments
+        (argument.name, argument.has_default_value(), argument.default_value) for argument in target._schema.arguments
     )
 
 

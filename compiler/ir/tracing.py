@@ -150,7 +150,11 @@ class Tracer(TorchFunctionMode):
         return Value(self, node)
 
     def __torch_function__(
-        self, func: Any, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> object:
         """Turn a call of a torch function or op into a node; calls on no value at all run as usual."""
         kwargs = kwargs or {}

@@ -174,9 +174,7 @@ def test_a_pattern_may_return_several_values() -> None:
         total = x + y
         return torch.relu(total), total * 2
 
-    check_pass(
-        Apply((Rule("pair", find, replace),)), before, _x(3), _x(3), counts={"add": 1, "clamp_min": 1, "mul": 1}
-    )
+    check_pass(Apply((Rule("pair", find, replace),)), before, _x(3), _x(3), counts={"add": 1, "clamp_min": 1, "mul": 1})
 
 
 def test_rules_that_undo_each_other_are_stopped_by_name() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llmc.ir.show import show, type_text
 
-GOLDEN = '''\
+GOLDEN = """\
 from math import inf, nan
 
 import torch
@@ -35,7 +35,7 @@ def forward(
     getitem = split_with_sizes[0]                                         # bf16[1, 1]
     getitem_1 = split_with_sizes[1]                                       # bf16[1, 1]
     return (getitem, getitem_1)
-'''
+"""
 
 
 class Small(nn.Module):
@@ -70,7 +70,7 @@ def test_the_printed_program_runs() -> None:
 
 
 def test_the_text_does_not_depend_on_the_hash_seed() -> None:
-    code = "import sys; sys.path.insert(0, 'tests'); sys.path.insert(0, 'tests/ir'); import test_show as t; print(t._shown())"
+    code = "import sys; sys.path[:0] = ['tests', 'tests/ir']; import test_show; print(test_show._shown())"
     root = Path(__file__).parents[2]
     texts = {
         subprocess.run(

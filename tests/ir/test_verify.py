@@ -121,7 +121,10 @@ def _fixed_size(model: Model) -> None:
         (_in_place, "relu: aten.relu_.default writes to its argument; use the functional form"),
         (_recipe_without_placeholder, "weight ghost: has a recipe, but the graph has no placeholder of this name"),
         (_weight_after_input, "weight up_weight: its placeholder comes after an input; weights come first"),
-        (_recipe_of_another_shape, r"weight up_weight: recorded as f32\[4, 8\], its recipe gives torch.float32\[4, 7\]"),
+        (
+            _recipe_of_another_shape,
+            r"weight up_weight: recorded as f32\[4, 8\], its recipe gives torch.float32\[4, 7\]",
+        ),
         (_recipe_of_another_dtype, r"weight up_weight: recorded as f32\[4, 8\], its recipe gives torch.bfloat16"),
         (_no_origin, r'relu: meta\["origin"\] is None; expected an Origin'),
         (_no_value, r'relu: meta\["val"\] is None; expected a fake tensor or size'),
