@@ -40,10 +40,9 @@ def merge_linears(model: Model, rewriter: Rewriter, rule: str, linears: Sequence
     groups: dict[tuple[object, ...], list[fx.Node]] = {}
     for linear in fit:
         groups.setdefault((linear.args[0], *_kind(model, linear)), []).append(linear)
-    made = sum(_merge(rewriter, rule, group) for group in groups.values() if len(group) > 1)
     for one, other in pairwise(groups.values()):
         rewriter.refuse(rule, other[0], _difference(model, one[0], other[0]))
-    return made
+    return sum(_merge(rewriter, rule, group) for group in groups.values() if len(group) > 1)
 
 
 def reached_linears(start: fx.Node, through: frozenset[object]) -> Iterator[fx.Node]:

@@ -306,7 +306,7 @@ def _table(tables: Sequence[Any], columns: tuple[_Column, _Column], size: int, i
     if not interleaved:
         return torch.cat(parts, dim=-1)
     pairs = torch.cat([part.unsqueeze(-1) for part in parts], dim=-1)
-    return pairs.reshape(*pairs.shape[:-2], size)
+    return pairs.reshape(*_sizes_before(pairs, 2), size)
 
 
 def _taken(table: Any, column: _Column, count: int) -> Any:  # noqa: ANN401
@@ -322,6 +322,13 @@ def _rearranged(x: Any, size: int, pairs: bool) -> Any:  # noqa: ANN401
     whole = x.shape[-1]
     rotated = x if whole == size else aten.slice.Tensor(x, -1, 0, size)
     sizes = [size // 2, 2] if pairs else [2, size // 2]
-    grid = rotated.reshape(*rotated.shape[:-1], *sizes).transpose(-1, -2)
-    rotated = grid.reshape(*grid.shape[:-2], size)
+    before = _sizes_before(rotated, 1)
+    rotated = rotated.reshape(*before, *sizes).transpose(-1, -2).reshape(*before, size)
     return rotated if whole == size else torch.cat([rotated, aten.slice.Tensor(x, -1, size, whole)], dim=-1)
+
+
+def _sizes_before(value: Any, last: int) -> list[Any]:  # noqa: ANN401
+    """The sizes before the `last` dimensions as a reshape is told them: -1 for the one that is symbolic."""
+    sizes = list(value.val.shape[:-last])
+    symbolic = sum(not isinstance(size, int) for size in sizes)
+    return [size if isinstance(size, int) else -1 for size in sizes] if symbolic < 2 else value.shape[:-last]
