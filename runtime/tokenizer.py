@@ -19,6 +19,8 @@ _BROKEN = "\ufffd"
 """What decoders write for bytes that are not UTF-8, such as the first ones of a character."""
 _LONGEST_CHARACTER = 4
 """Bytes, and so at most tokens, of one character."""
+_LONGEST_WINDOW = 64
+"""Tokens that are decoded again at each new one at most, unless they are held back."""
 _CONTEXT_TOKENS = 5
 """Tokens of the prompt that are decoded along with the first new ones, as decoders treat the start of a text apart."""
 
@@ -103,9 +105,19 @@ class Tokenizer:
 
     def stream(self, prompt: Sequence[int] = (), *, skip_special_tokens: bool = True) -> "TextStream":
         """Decode the tokens that follow `prompt` one by one."""
-        contexts = [list(prompt[-_CONTEXT_TOKENS - earlier :]) for earlier in range(_LONGEST_CHARACTER)]
-        whole = (c for c in contexts if not self.decode(c, skip_special_tokens=skip_special_tokens).startswith(_BROKEN))
-        return TextStream(self, next(whole, contexts[0]), skip_special_tokens)
+        earlier = (prompt[-_CONTEXT_TOKENS - more :] for more in range(_LONGEST_CHARACTER))
+        whole = (context for context in earlier if self._begins_whole(context, skip_special_tokens))
+        return TextStream(self, next(whole, prompt[-_CONTEXT_TOKENS:]), skip_special_tokens)
+
+    def _begins_whole(self, tokens: Sequence[int], skip_special_tokens: bool) -> bool:
+        """Whether the text of `tokens` begins with a whole character.
+
+        The last tokens may begin a character that is not complete; some decoders then write all bytes before it as
+        broken, so the text is tried without them.
+        """
+        ends = range(len(tokens), max(len(tokens) - _LONGEST_CHARACTER, 0), -1)
+        texts = (self.decode(tokens[:end], skip_special_tokens=skip_special_tokens) for end in ends)
+        return any(not text.startswith(_BROKEN) for text in texts)
 
 
 class TextStream:
@@ -147,10 +159,14 @@ class TextStream:
                 return ""
             text = head
         piece = text[len(self._done) :]
-        if piece:
-            self._window = self._window[self._out :]
-            self._out = end - self._out
-            self._done = self._decode(self._out)
+        if not piece:
+            return ""
+        rest = self._tokenizer.decode(self._window[self._out : end], skip_special_tokens=self._skip)
+        if rest.startswith(_BROKEN) and len(self._window) < _LONGEST_WINDOW:
+            self._out, self._done = end, text  # the window would begin within a character
+            return piece
+        self._window = self._window[self._out :]
+        self._out, self._done = end - self._out, rest
         return piece
 
     def _whole_characters(self) -> str:
