@@ -158,26 +158,31 @@ def run(
     began = time.perf_counter()
     model = driver.load(directory, verify="fast" if fast else "full")
     loaded = time.perf_counter()
-    pieces = []
-    for piece in model.stream(text, chat=chat, sampling=sampling):
-        pieces.append(piece)
+    session = model.session
+    prompts = [session.encode_chat([{"role": "user", "content": text}])] if chat else [text]
+    made = []
+    for increment in session.stream(prompts, sampling):
+        made.append(increment)
         if not json:
-            sys.stdout.write(piece)
+            sys.stdout.write(increment.text)
             sys.stdout.flush()
-    done = time.perf_counter()
+    seconds = time.perf_counter() - loaded
     if json:
         out.print_json(
             {
                 "prompt": text,
-                "text": "".join(pieces),
+                "text": "".join(increment.text for increment in made),
+                "token_ids": [increment.token_id for increment in made],
+                "finish_reason": made[-1].finish_reason,
                 "load_seconds": loaded - began,
-                "generate_seconds": done - loaded,
+                "generate_seconds": seconds,
             }
         )
         return
     print()
     if not quiet:
-        out.print_note(f"loaded in {out.duration(loaded - began)}, generated in {out.duration(done - loaded)}")
+        rate = f"{len(made)} tokens in {out.duration(seconds)}, {len(made) / seconds:.1f} tokens/s"
+        out.print_note(f"loaded in {out.duration(loaded - began)}; {rate} with the prompt")
 
 
 @app.command("inspect")
@@ -304,6 +309,31 @@ def bisect(
         out.print_lines([f"first bad rewrite: {where}", f"all before it are good: LLMC_STOP_AFTER={bad.number - 1}"])
     if bad is not None:
         raise typer.Exit(NUMERICS)
+
+
+@app.command("zoo")
+def zoo(
+    family: Annotated[
+        list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Families; default: all that transformers maps.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time limit of one family.")] = 300.0,
+    names: Annotated[bool, typer.Option("--list", help="Only print the names of the families.")] = False,
+    no_prove: Annotated[
+        bool, typer.Option("--no-prove", help="Do not test each rewrite on the subgraph it replaces.")
+    ] = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Compile a tiny random model of each causal-LM family and check its logits against eager torch.
+
+    Ends in 1 if a family fails; that llmc refuses a family, and says why, is no failure.
+
+    Example: llmc zoo llama gemma3_text mixtral
+    """
+    from llmc.cli.zoo_table import show
+
+    if not show(family or (), seconds=seconds, names_only=names, prove=not no_prove, json=json):
+        raise typer.Exit(1)
 
 
 @app.command("doctor")
