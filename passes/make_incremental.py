@@ -79,8 +79,7 @@ class MakeIncremental:
         model.drop_unused_weights()
         propagate(model)
         _check(model)
-        _select_rows(model, inputs["rows"])
-        propagate(model)
+        propagate(model, after=_select_rows(model, inputs["rows"]))
         rewriter.record(self.name, inputs["tokens"], 0.0, time.perf_counter() - start)
         return layers
 
@@ -231,11 +230,13 @@ def _cache_attention(model: Model, inputs: dict[str, fx.Node]) -> int:
     return layers
 
 
-def propagate(model: Model) -> None:
-    """Infer every value of the graph anew from its placeholders."""
+def propagate(model: Model, after: fx.Node | None = None) -> None:
+    """Infer every value of the graph anew from its placeholders, or only those from the node `after` on."""
     inputs = model.inputs()
     mode = inputs[0].meta["val"].fake_mode
     for node in model.graph.nodes:
+        if after is not None and node is not after and node < after:
+            continue
         if node.op == "placeholder":
             if node.name in model.weights:
                 node.meta["val"] = model.weights[node.name].fake(mode)
@@ -272,8 +273,11 @@ _ROW_WISE = {
 }  # fmt: skip
 
 
-def _select_rows(model: Model, rows: fx.Node) -> None:
-    """Compute logits only for the rows asked for: select them before the last projection, then drop the batch of one."""
+def _select_rows(model: Model, rows: fx.Node) -> fx.Node:
+    """Compute logits only for the rows asked for: select them before the last projection, then drop the batch of one.
+
+    Returns the node that selects; every value from there on is another.
+    """
     output = model.graph.output_node()
     result: fx.Node = output.args[0][0]  # type: ignore[index,assignment]
     reader, point = output, result
@@ -291,3 +295,4 @@ def _select_rows(model: Model, rows: fx.Node) -> None:
         logits = model.graph.call_function(aten.select.int, (last, 0, 0))
     logits.meta["origin"] = last.meta["origin"]
     output.args = ((logits,),)
+    return chosen

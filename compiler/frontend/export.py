@@ -4,9 +4,11 @@ The trace holds one sequence, tokens [1, S] with S dynamic: a packed step later 
 all its tokens, so the batch dimension of the source never needs a symbol. Weights and buffers become placeholders.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -29,6 +31,14 @@ _TAKEN_APART = (
     "unbind", "stack", "split", "masked_fill", "addcmul", "addcdiv", "triu", "tril",
 )  # fmt: skip
 """Plain ATen ops that have one other spelling in the tidied graph."""
+
+_TIDIED = (
+    "new_ones", "new_zeros", "ones", "zeros", "ones_like", "zeros_like", "__and__", "__or__", "type_as", "square",
+    "masked_fill",
+)  # fmt: skip
+"""Composites that the tidy passes spell anew themselves, so that they alone are no reason to trace again."""
+
+_WRAPPERS = (torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast)
 
 Binder = Callable[[str, torch.Tensor], Weight]
 """Gives the recipe of a parameter or buffer from its dotted name and the tensor that the trace saw."""
@@ -95,7 +105,10 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
             program = torch.export.export(
                 module, (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
             )
-            return program.run_decompositions(_decompositions())  # type: ignore[arg-type]
+            table = _decompositions()
+            if _is_plain(program.graph_module, table):  # a second trace costs as much as the first
+                return program
+            return program.run_decompositions(table)  # type: ignore[arg-type]
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -105,6 +118,21 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
             f"{name} cannot be traced with a dynamic length: {type(error).__name__}: {reason}; "
             "expected a module whose forward has no control flow that depends on token values"
         ) from error
+
+
+def _is_plain(module: fx.GraphModule, table: Mapping[object, object]) -> bool:
+    """Whether the graph is functional, and all in ops that the passes know."""
+    for graph in (part.graph for part in module.modules() if isinstance(part, fx.GraphModule)):
+        for node in graph.nodes:
+            if node.op != "call_function" or node.target in _WRAPPERS:
+                continue
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                return False
+            if isinstance(node.target, torch._ops.OpOverload):
+                name = node.target.name().removeprefix("aten::").split(".")[0]
+                if node.target._schema.is_mutable or (node.target in table and name not in _TIDIED):
+                    return False
+    return True
 
 
 def _first_lines(text: str, limit: int = 400) -> str:
@@ -133,7 +161,7 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
         **signature.inputs_to_lifted_tensor_constants,
     }
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, Any] = {}
     weights: dict[str, Weight] = {}
     constants = {**program.constants, **program.state_dict}
     outputs = {spec.arg.name for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"}  # type: ignore[union-attr]
@@ -150,21 +178,12 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
         copy.meta.update(val=node.meta["val"], origin=Origin(name))
         weights[copy.name] = bind(name, constants[stored[node.name]])
         copies[node] = copy
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is not torch.ops.aten._assert_tensor_metadata.default:
-            if node.target in _ASSERTS:
-                continue
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            copies[node].meta = {"val": node.meta.get("val"), "origin": _origin(node, short)}
-        elif node.op == "output":
-            result = [value for value in node.args[0] if isinstance(value, fx.Node) and value.name in outputs]
-            if len(result) != 1:
-                raise UnsupportedModel(f"the traced program returns {len(result)} values; expected logits alone")
-            graph.output((copies[result[0]],))
-        elif node.op != "placeholder" and node.op != "call_function":
-            raise UnsupportedModel(
-                f"the traced program holds a `{node.op}` node ({node.target}); expected operators only"
-            )
+    _copy(program.graph_module, graph, copies, short)
+    returned = [value for value in program.graph.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+    result = [value for value in returned if value.name in outputs]
+    if len(result) != 1:
+        raise UnsupportedModel(f"the traced program returns {len(result)} values; expected logits alone")
+    graph.output((copies[result[0]],))
     module = fx.GraphModule(nn.Module(), graph)
     model = Model(module, weights)
     model.graph.eliminate_dead_code()
@@ -172,7 +191,39 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
     return model
 
 
+def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], short: _Strip) -> None:
+    """Copy the calls of `source` into `graph`; what only wraps a part of it (no gradient, no autocast) is dissolved."""
+    for node in source.graph.nodes:
+        if node.op == "get_attr" and isinstance(getattr(source, str(node.target), None), fx.GraphModule):
+            continue
+        if node.op == "call_function" and node.target in _WRAPPERS:
+            _dissolve(source, node, graph, copies, short)
+        elif node.op == "call_function" and node.target is operator.getitem and isinstance(copies[node.args[0]], tuple):
+            copies[node] = copies[node.args[0]][node.args[1]]  # type: ignore[index]
+        elif node.op == "call_function" and node.target not in _ASSERTS:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].meta = {"val": node.meta.get("val"), "origin": _origin(node, short)}
+        elif node.op not in ("placeholder", "output", "call_function"):
+            raise UnsupportedModel(f"the traced program holds a `{node.op}` node ({node.target}); expected operators only")
+
+
+def _dissolve(
+    source: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any], short: _Strip
+) -> None:
+    place = next(i for i, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+    if node.target is _WRAPPERS[1] and node.args[2]:
+        raise UnsupportedModel("the traced program computes a part under autocast; expected explicit dtypes")
+    body = getattr(source, str(node.args[place].target))  # type: ignore[union-attr]
+    inputs = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
+    for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
+        copies[inner] = copies[given]  # type: ignore[index]
+    _copy(body, graph, copies, short)
+    results = body.graph.output_node().args[0]
+    copies[node] = tuple(copies[value] for value in results) if isinstance(results, (tuple, list)) else copies[results]
+
+
 _ASSERTS = (
+    torch.ops.aten._assert_tensor_metadata.default,
     torch.ops.aten._assert_scalar.default,
     torch.ops.aten._assert_async.msg,
     torch.ops.aten.sym_constrain_range_for_size.default,

@@ -16,7 +16,7 @@ from torch import fx
 
 from llmc.ir.mask import LENGTH
 from llmc.ir.model import Model
-from llmc.ir.weights import Constant
+from llmc.ir.weights import Constant, Weight
 
 aten = torch.ops.aten
 
@@ -165,19 +165,31 @@ class Coordinates:
         weight = self.model.weights[node.name]
         if shape == () and weight.nbytes <= 8:
             return Formula((), lambda _, n=number(weight.evaluate().item()): n)
-        band = None
-        if len(shape) >= 2 and weight.dtype in (torch.bool, torch.uint8) and shape[-1] == shape[-2]:
+        cells: list[At] = []
+
+        def at(index: Index) -> sympy.Basic:
+            if not cells:  # looked into when first asked: most weights are no part of any formula
+                cells.append(self._cells(node, weight, sympy.Function(name)))
+            return cells[0](index)
+
+        return Formula(shape, at)
+
+    def _cells(self, node: fx.Node, weight: Weight, function: Callable[..., sympy.Basic]) -> At:
+        """A weight as a formula of the index: a band or a line where it is one, else a table."""
+        rank = len(weight.shape)
+        if rank >= 2 and weight.dtype in (torch.bool, torch.uint8) and weight.shape[-1] == weight.shape[-2]:
             band = _band(weight.evaluate())
-        if band is not None:
-            low, high = band
-            return Formula(shape, lambda index: sympy.And(_at_least(index, low), _below(index, high)))
-        if shape and weight.dtype.is_floating_point and 3 <= weight.shape[-1] and weight.nbytes <= _SMALL_TABLE:
+            if band is not None:
+                low, high = band
+                return lambda index: sympy.And(_at_least(index, low), _below(index, high))
+        if rank and weight.dtype.is_floating_point and weight.shape[-1] >= 3 and weight.nbytes <= _SMALL_TABLE:
             line = _line(weight.evaluate())
             if line is not None:
-                start, step = (self._table(node, part, tensor) for part, tensor in zip(("start", "step"), line, strict=True))
-                return Formula(shape, lambda index: start(*index[:-1]) + step(*index[:-1]) * index[-1])
-        function = sympy.Function(name)
-        return Formula(shape, lambda index: function(*index))
+                start, step = (
+                    self._table(node, part, tensor) for part, tensor in zip(("start", "step"), line, strict=True)
+                )
+                return lambda index: start(*index[:-1]) + step(*index[:-1]) * index[-1]
+        return lambda index: function(*index)
 
     def _table(self, like: fx.Node, part: str, tensor: torch.Tensor) -> Callable[..., sympy.Basic]:
         """A new weight as a function in formulas; it goes again with the unused weights if no formula keeps it."""
