@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 
 from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter
-from llmc.passes.canonicalize_site import number
+from llmc.ir.sizes import number
 
 aten = torch.ops.aten
 dialect = torch.ops.llmc

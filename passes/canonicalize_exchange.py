@@ -7,8 +7,9 @@ from torch import fx
 
 from llmc.errors import BuildFailed, InvalidGraph
 from llmc.ir.prove import Disproved, Kind, Prover
+from llmc.ir.sizes import same_type
 from llmc.ir.subgraph import extract
-from llmc.passes.canonicalize_site import Site, same_type
+from llmc.passes.canonicalize_site import Site
 
 
 def exchange(name: str, site: Site, rule: Callable[[Site], fx.Node | None], kind: Kind, prover: Prover | None) -> bool:

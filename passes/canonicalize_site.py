@@ -7,11 +7,12 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from llmc.ir.infer import infer, leaves
 from llmc.ir.model import Model
+from llmc.ir.ops import accumulate_dtype
 from llmc.ir.signature import arguments
+from llmc.ir.sizes import number
 from llmc.ir.tracing import short_name
 
 aten = torch.ops.aten
@@ -65,37 +66,16 @@ class Site:
         return None if sizes.count(None) > 1 else [-1 if size is None else size for size in sizes]
 
 
-def number(size: object) -> int | None:
-    """A size as a number; None when it is symbolic."""
-    if isinstance(size, torch.SymInt):
-        return int(size.node.expr) if size.node.expr.is_Integer else None
-    return size if isinstance(size, int) else None
-
-
-def same_size(x: int | torch.SymInt, y: int | torch.SymInt) -> bool:
-    """Whether two sizes are equal whatever the symbols in them stand for."""
-    return statically_known_true(x == y)
-
-
-def same_shape(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two fake tensors have the same sizes whatever the symbols in them stand for."""
-    return x.dim() == y.dim() and all(map(same_size, x.shape, y.shape))
-
-
-def same_type(x: object, y: object) -> bool:
-    """Whether two values have the same dtype and sizes; element by element for several."""
-    if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
-        return x.dtype == y.dtype and same_shape(x, y)
-    if isinstance(x, (list, tuple)) and isinstance(y, (list, tuple)):
-        return len(x) == len(y) and all(map(same_type, x, y))
-    return type(x) is type(y)
-
-
 def respell(node: fx.Node) -> bool:
-    """Write the arguments of `node` in the one way: by position, dimensions from the front, defaults left out."""
+    """Write the arguments of `node` in the one way: by position, dimensions from the front, defaults left out.
+
+    A norm that is given no eps is given the number that aten takes then.
+    """
     if not isinstance(node.target, OpOverload):
         return False
     named = arguments(node)
+    if node.target is aten.rms_norm.default and named["eps"] is None:
+        named["eps"] = torch.finfo(accumulate_dtype(node.meta["val"].dtype)).eps
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     last = 0

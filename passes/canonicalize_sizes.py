@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from llmc.ir.model import Model
-from llmc.passes.canonicalize_site import number
+from llmc.ir.sizes import number
 
 
 def unify_sizes(model: Model) -> int:

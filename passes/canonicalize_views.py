@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import fx
 
-from llmc.passes.canonicalize_site import END, Site, aten, number, same_shape, same_size
+from llmc.ir.sizes import number, same_shape, same_size
+from llmc.passes.canonicalize_site import END, Site, aten
 
 
 def _reshape(site: Site) -> fx.Node | None:

@@ -8,7 +8,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from llmc.passes.canonicalize_site import Site, aten, number, same_shape
+from llmc.ir.sizes import number, same_shape
+from llmc.passes.canonicalize_site import Site, aten
 
 dialect = torch.ops.llmc
 

@@ -12,10 +12,10 @@ from torch._ops import OpOverload
 from llmc.ir.infer import fake_mode
 from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter
+from llmc.ir.sizes import number
 from llmc.ir.subgraph import has_side_effects
 from llmc.ir.tracing import short_name
 from llmc.ir.weights import Constant, Expr, Weight
-from llmc.passes.canonicalize_site import number
 
 aten = torch.ops.aten
 

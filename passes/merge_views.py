@@ -10,8 +10,9 @@ from llmc.ir.infer import fake_mode
 from llmc.ir.model import Model
 from llmc.ir.prove import Kind, Prover
 from llmc.ir.rewrite import Rewriter
+from llmc.ir.sizes import number, same_shape, same_size
 from llmc.passes.canonicalize_exchange import exchange
-from llmc.passes.canonicalize_site import Site, aten, number, same_shape, same_size
+from llmc.passes.canonicalize_site import Site, aten
 
 _SHAPES = frozenset({aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dims})
 """Views that keep the elements in order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmc.ir.match import Match
 from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter, Rule, apply_rules
-from llmc.passes.canonicalize_site import same_shape
+from llmc.ir.sizes import same_shape
 
 aten = torch.ops.aten
 llmc = torch.ops.llmc

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from llmc.ir.match import Match, shared
 from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter, Rule, apply_rules
-from llmc.passes.canonicalize_site import number, same_shape
+from llmc.ir.sizes import number, same_shape
 
 aten = torch.ops.aten
 llmc = torch.ops.llmc
@@ -100,16 +100,15 @@ def _fused_layer(x: Any, weight: Any, bias: Any, eps: float) -> Any:  # noqa: AN
     return llmc.layer_norm.default(x, weight, bias, eps, True)
 
 
-def _fused_rms(match: Match, x: Any, weight: Any, eps: float | None) -> Any:  # noqa: ANN401
-    known = torch.finfo(match.val("x").dtype).eps if eps is None else eps
-    return llmc.rms_norm.default(x, weight, known, 0.0, True)
+def _fused_rms(x: Any, weight: Any, eps: float) -> Any:  # noqa: ANN401
+    return llmc.rms_norm.default(x, weight, eps, 0.0, True)
 
 
 def _layer_call(x: Tensor, sizes: list[int], weight: Any, bias: Any, eps: float, cudnn: bool) -> Any:  # noqa: ANN401
     return aten.layer_norm.default(x, sizes, weight, bias, eps, cudnn)
 
 
-def _rms_call(x: Tensor, sizes: list[int], weight: Any, eps: Any) -> Any:  # noqa: ANN401
+def _rms_call(x: Tensor, sizes: list[int], weight: Any, eps: float) -> Any:  # noqa: ANN401
     return aten.rms_norm.default(x, sizes, weight, eps)
 
 

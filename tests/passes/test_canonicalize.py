@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmc.errors import BuildFailed
+from llmc.ir.model import Model
 from llmc.ir.rewrite import Rewriter
 from llmc.passes import canonicalize, canonicalize_views
 from llmc.passes.canonicalize import Canonicalize
@@ -118,6 +119,22 @@ def test_casts_that_change_nothing_are_removed(function: Callable[[Tensor], Tens
 
 def test_a_cast_through_a_type_that_holds_less_stays() -> None:
     check_pass(Canonicalize(), lambda i: i.float().long(), torch.arange(5), changes=0, counts={"to_copy": 2})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_without_eps_is_given_the_one_that_aten_takes(dtype: torch.dtype) -> None:
+    x = (X * 1e-3).to(dtype)
+    model = trace(lambda x: F.rms_norm(x, (8,)), x)
+    expected = model.run(x)
+    assert Canonicalize().run(model, Rewriter(model)) == 1
+    assert next(model.calls()).args == (x_node(model), [8], None, 2.0**-23)
+    assert torch.equal(model.run(x)[0], expected[0])
+
+
+def x_node(model: Model) -> torch.fx.Node:
+    """The one input."""
+    (node,) = model.inputs()
+    return node
 
 
 class Projections(nn.Module):
