@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 from llmc.ir.pass_manager import Pass
+from llmc.passes.cancel_permutes import CancelPermutes
 from llmc.passes.canonicalize import Canonicalize
+from llmc.passes.drop_batch_dim import DropBatchDim
 from llmc.passes.eliminate_common import EliminateCommon
 from llmc.passes.eliminate_dead import EliminateDead
 from llmc.passes.fold_constants import FoldConstants
+from llmc.passes.fold_norm_weights import FoldNormWeights
 from llmc.passes.fuse_gate_up import FuseGateUp
 from llmc.passes.fuse_qkv import FuseQkv
 from llmc.passes.lift_masks import LiftMasks
 from llmc.passes.make_incremental import MakeIncremental
 from llmc.passes.merge_views import MergeViews
 from llmc.passes.recognize_attention import RecognizeAttention
+from llmc.passes.recognize_gated_mlp import RecognizeGatedMlp
+from llmc.passes.recognize_norms import RecognizeNorms
 from llmc.passes.recognize_rope import RecognizeRope
 from llmc.passes.remove_kv_repeats import RemoveKvRepeats
 
@@ -32,23 +37,33 @@ def pipeline() -> Mapping[str, Sequence[Pass]]:
         "recognize": (
             RecognizeAttention(),  # while masks are still tensors: they are part of what is recognised
             RemoveKvRepeats(),  # after attention has a name: it then reads few key heads itself
+            RecognizeNorms(),
             RecognizeRope(),
+            RecognizeGatedMlp(),
         ),
         # From one whole sequence to a step of packed tokens.
         "incremental": (
             LiftMasks(),  # a mask over positions means the same for one token as for a sequence
             EliminateDead(),  # mask tensors are gone; what is left of index arithmetic are positions
             MakeIncremental(),
+            Canonicalize(),
+            MergeViews(),
+            DropBatchDim(),  # values read [T, ...], not [1, T, ...]
+            CancelPermutes(),  # heads stay behind tokens: nothing is moved between projection and attention
+            MergeViews(),
+            EliminateDead(),
         ),
         # What only inference can do.
         "specialize": (
             FuseQkv(),
             FuseGateUp(),
+            FoldConstants(),  # the concatenated weights become recipes
+            FoldNormWeights(),  # after the projections are merged: one product for all of them
         ),
         # Once more, over what the phases above left behind.
         "settle": (
             Canonicalize(),
-            FoldConstants(),  # the concatenated weights become recipes
+            FoldConstants(),  # the scaled weights become recipes
             EliminateCommon(),
             MergeViews(),
             EliminateDead(),
