@@ -4,12 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from llmc.bisect import first_bad_rewrite
 from llmc.compare import Expected, graph_logits, source_module
+from llmc.frontend.read import read
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Progress, run_passes
 from llmc.ir.rewrite import Applied
@@ -46,7 +46,7 @@ def bisect_model(
     def build(limit: int | None) -> tuple[Model, Sequence[Applied]]:
         nonlocal largest, builds, expected
         began = time.perf_counter()
-        compiled = _read(model, dtype)
+        compiled = read(model, None if dtype is None else getattr(torch, dtype)).model
         if expected is None:
             expected = _expected(model, compiled)
         report = run_passes(compiled, phases or pipeline(), stop_after=limit, prove=False)
@@ -64,18 +64,6 @@ def bisect_model(
 
     bad = first_bad_rewrite(build, is_good)
     return Bisection(bad, largest, builds)
-
-
-def _read(model: str, dtype: str | None) -> Model:
-    from llmc.frontend.gguf_model import open_gguf
-    from llmc.frontend.hf import from_config, from_directory
-
-    chosen = None if dtype is None else getattr(torch, dtype)
-    path = Path(model)
-    if path.is_dir():
-        return from_directory(path, dtype=chosen)
-    config, reader, _ = open_gguf(path)
-    return from_config(config, reader, dtype=chosen or torch.float32)
 
 
 def _expected(model: str, compiled: Model) -> Expected:

@@ -6,15 +6,17 @@ most a small multiple of what eager torch is off by in the same dtype.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmc.codegen.reference import from_model
+from llmc.codegen.reference import DTYPES, from_model
 from llmc.errors import BadInput, NumericsGateFailed
 from llmc.ir.model import Model
+from llmc.runtime.artifact import Artifact
 from llmc.runtime.program import Batch
 
 FACTORS = {torch.float32: 2.0, torch.float16: 1.1, torch.bfloat16: 1.1, torch.float64: 2.0}
@@ -102,6 +104,19 @@ class Expected:
             top1=(have.argmax(-1) == self.true.argmax(-1)).double().mean().item(),
             kl=divergence.item(),
         )
+
+
+def compare_artifact(directory: str | Path, model: str | Path) -> Comparison:
+    """Compare the artifact in `directory` with the source `model`: a Hugging Face directory or a .gguf file.
+
+    Raises ArtifactRejected, and what reading the source raises.
+    """
+    from llmc.driver import load
+
+    manifest = Artifact.open(directory, verify="fast").manifest
+    dtype = DTYPES[manifest.kv[0].dtype] if manifest.kv else torch.float32
+    source = partial(source_module, model)
+    return Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context).compare(load(directory))
 
 
 def graph_logits(model: Model) -> Callable[[Tensor], Tensor]:

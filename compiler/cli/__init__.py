@@ -5,6 +5,7 @@ Nothing here imports torch, transformers or numpy before a command needs them, s
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from llmc.cli import exit_codes
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries tell developers; `python -W default -m llmc` shows it
     try:
         code = app(arguments, prog_name="llmc", standalone_mode=False)
         sys.stdout.flush()

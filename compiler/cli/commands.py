@@ -256,6 +256,7 @@ def verify(
     if against is not None:
         from llmc.compare import compare_artifact
 
+        _hide_progress_bars()
         comparison = compare_artifact(directory, against)
         if not (json or quiet):
             out.print_lines(comparison_lines(comparison))
@@ -295,6 +296,7 @@ def bisect(
     with PhaseProgress(quiet=quiet) as progress:
         from llmc.bisect_model import bisect_model
 
+        _hide_progress_bars()
         found = bisect_model(model, dtype=options.dtype, progress=progress)
     bad = found.first_bad
     if json:
@@ -356,6 +358,13 @@ def doctor(json: Json = False, traceback: Traceback = False) -> None:
         names = ", ".join(f"{package.name}{package.required}" for package in found.missing)
         out.print_error(f"not installed, or of another version: {names}; install with `pip install llmc`")
         raise typer.Exit(ENVIRONMENT)
+
+
+def _hide_progress_bars() -> None:
+    """Keep transformers from drawing on stderr."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _manifest(directory: Path) -> dict[str, object]:

@@ -129,7 +129,7 @@ def _concerns(op: str, name: str, where: str) -> bool:
 def _unknown(op: str, known: Sequence[str]) -> str:
     short = {name.removesuffix(".default").rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(op, short, n=3)
-    hint = f"did you mean {' or '.join(near)}" if near else f"it knows {', '.join(sorted(short)) or 'none'}"
+    hint = f"did you mean {' or '.join(near)}" if near else "leave it out to see all that there is"
     return f"explain: the report says nothing of {op!r}; {hint}"
 
 
