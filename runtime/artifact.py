@@ -164,7 +164,7 @@ def _read(root: Path, name: str, most: int) -> bytes:
         if os.fstat(file.fileno()).st_size > most:
             raise ArtifactRejected(f"{root / name}: more than {most} bytes; build the artifact again")
         try:
-            return file.read(most + 1)[: most + 1]
+            return file.read(most)
         except OSError as error:
             raise ArtifactRejected(
                 f"{root / name}: cannot be read ({_reason(error)}); copy the artifact anew"
