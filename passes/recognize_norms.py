@@ -15,61 +15,74 @@ from llmc.ir.sizes import number, same_shape
 aten = torch.ops.aten
 llmc = torch.ops.llmc
 
-Unit = Callable[[Any, Any], Any]
-"""A normalisation without scale, as it is spelled: of x and eps."""
+Unit = Callable[[Any, Any, Any], Any]
+"""A normalisation without scale, as it is spelled: of x, x widened to fp32, and eps."""
 
 
-def _product(x: Any, eps: Any) -> Any:  # noqa: ANN401 - traced values, as in every pattern below
-    return x * torch.rsqrt((x * x).mean(-1, True) + eps)
+def _product(x: Any, wide: Any, eps: Any) -> Any:  # noqa: ANN401 - traced values, as in every pattern below
+    return wide * torch.rsqrt((wide * wide).mean(-1, True) + eps)
 
 
-def _quotient(x: Any, eps: Any) -> Any:  # noqa: ANN401
-    return x / torch.sqrt((x * x).mean(-1, True) + eps)
+def _quotient(x: Any, wide: Any, eps: Any) -> Any:  # noqa: ANN401
+    return wide / torch.sqrt((wide * wide).mean(-1, True) + eps)
 
 
-def _inverse(x: Any, eps: Any) -> Any:  # noqa: ANN401
-    return x * aten.reciprocal.default(torch.sqrt((x * x).mean(-1, True) + eps))
+def _inverse(x: Any, wide: Any, eps: Any) -> Any:  # noqa: ANN401
+    return wide * aten.reciprocal.default(torch.sqrt((wide * wide).mean(-1, True) + eps))
+
+
+def _promoted(x: Any, wide: Any, eps: Any) -> Any:  # noqa: ANN401
+    return x * torch.rsqrt((wide * wide).mean(-1, True) + eps)
 
 
 def _centred(unit: Unit) -> Unit:
-    return lambda x, eps: unit(x - x.mean(-1, True), eps)
+    def centred(x: Any, wide: Any, eps: Any) -> Any:  # noqa: ANN401
+        difference = wide - wide.mean(-1, True)
+        return unit(difference, difference, eps)
+
+    return centred
 
 
-_RMS: tuple[Unit, ...] = (_product, _quotient, _inverse)
-_LAYER: tuple[Unit, ...] = tuple(_centred(unit) for unit in _RMS)
+_RMS: tuple[Unit, ...] = (_product, _quotient, _inverse, _promoted)
+_LAYER: tuple[Unit, ...] = tuple(_centred(unit) for unit in (_product, _quotient, _inverse))
 
 
 def _weight_after_rounding(unit: Unit) -> Callable[..., Any]:
     def find(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Any:  # noqa: ANN401
-        return weight * unit(shared(x.float()), eps).to(dtype)  # type: ignore[arg-type]
+        return weight * unit(x, shared(x.float()), eps).to(dtype)  # type: ignore[arg-type]
 
     return find
 
 
 def _weight_before_rounding(unit: Unit) -> Callable[..., Any]:
     def find(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Any:  # noqa: ANN401
-        return (weight * unit(shared(x.float()), eps)).to(dtype)  # type: ignore[arg-type]
+        return (weight * unit(x, shared(x.float()), eps)).to(dtype)  # type: ignore[arg-type]
 
     return find
 
 
 def _weight(unit: Unit) -> Callable[..., Any]:
     def find(x: Tensor, weight: Tensor, eps: float) -> Any:  # noqa: ANN401
-        return weight * unit(x, eps)
+        return weight * unit(x, x, eps)
 
     return find
 
 
 def _rounded(unit: Unit) -> Callable[..., Any]:
     def find(x: Tensor, eps: float, dtype: torch.dtype) -> Any:  # noqa: ANN401
-        return unit(shared(x.float()), eps).to(dtype)  # type: ignore[arg-type]
+        return unit(x, shared(x.float()), eps).to(dtype)  # type: ignore[arg-type]
 
     return find
 
 
+def _rounded_root(x: Tensor, eps: float, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    wide: Any = shared(x.float())  # type: ignore[arg-type]
+    return x * torch.rsqrt((wide * wide).mean(-1, True) + eps).to(dtype)
+
+
 def _bare(unit: Unit) -> Callable[..., Any]:
     def find(x: Tensor, eps: float) -> Any:  # noqa: ANN401
-        return unit(x, eps)
+        return unit(x, x, eps)
 
     return find
 
@@ -90,6 +103,10 @@ def _symbolic_size(match: Match) -> str | None:
 
 def _normed_rms(in_float: bool) -> Callable[..., Any]:
     return lambda x, weight, eps: llmc.rms_norm.default(x, weight, eps, 0.0, in_float)
+
+
+def _unweighted_rms(x: Any, eps: float) -> Any:  # noqa: ANN401
+    return llmc.rms_norm.default(x, None, eps, 0.0, True)
 
 
 def _normed_layer(in_float: bool) -> Callable[..., Any]:
@@ -178,5 +195,6 @@ class RecognizeNorms:
                 for ending, in_float in endings
             ]
             made += apply_rules(model, rewriter, rules)
+        made += apply_rules(model, rewriter, [Rule(self.name, _rounded_root, _unweighted_rms, unless)])
         length = Rule(self.name, _length, _normed_length, _symbolic_size)
         return made + apply_rules(model, rewriter, [length])

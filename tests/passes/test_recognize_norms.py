@@ -52,6 +52,14 @@ def inverted(x: Tensor, w: Tensor) -> Tensor:
     return w * (x.float() * (1 / torch.sqrt((x.float() * x.float()).mean(-1, keepdim=True) + 1e-5))).to(x.dtype)
 
 
+def promoted(x: Tensor, w: Tensor) -> Tensor:
+    return w * (x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+
+
+def rounded_root(x: Tensor, w: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5).to(x.dtype) + w
+
+
 def unweighted(x: Tensor, w: Tensor) -> Tensor:
     return unit(x.float()).to(x.dtype) + w
 
@@ -99,12 +107,14 @@ def test_a_scaled_vector_is_no_norm() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("function", [llama, gemma, olmo2, divided, inverted, unweighted, fused])
+@pytest.mark.parametrize(
+    "function", [llama, gemma, olmo2, divided, inverted, promoted, rounded_root, unweighted, fused]
+)
 def test_every_rms_norm_becomes_one_op(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
     model, x = recognised(function, dtype)
-    rest = {"add": 1} if function is unweighted else {}
+    rest = {"add": 1} if function in (unweighted, rounded_root) else {}
     model = check_pass(RecognizeNorms(), model, x, changes=1, counts={"rms_norm": 1} | rest, refused=[])
-    late = dtype != torch.float32 and function in (llama, divided, inverted)
+    late = dtype != torch.float32 and function in (llama, divided, inverted, promoted)
     assert arguments(model, "rms_norm") == [(1e-5, 0.0, not late)]
 
 
