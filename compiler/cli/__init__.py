@@ -15,15 +15,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `llmc` with `arguments` (those of the process, when None) and return its exit code."""
     import typer
 
-    from llmc.cli.commands import app
+    from llmc.cli.app import make_app
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries tell developers; `python -W default -m llmc` shows it
     try:
-        code = app(arguments, prog_name="llmc", standalone_mode=False)
+        code = make_app()(arguments, prog_name="llmc", standalone_mode=False)
         sys.stdout.flush()
+        if code == exit_codes.INTERRUPTED:  # typer turns the interrupt into this
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else exit_codes.OK
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone; nobody is left to tell
@@ -36,12 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(message: str, flags: list[str]) -> str:
     """A message of the option parser in our own manner."""
-    from llmc.cli.commands import app
+    from llmc.cli.app import COMMANDS
 
     message = " ".join(message.split()).rstrip(".?") or "no command given"
     message = message.replace("'. Did you", "'; did you").replace(" (Possible options: ", "; possible options: ")
-    known = {command.name for command in app.registered_commands}
-    command = next((flag for flag in flags if flag in known), "")
+    command = next((flag for flag in flags if flag in COMMANDS), "")
     return f"{message[:1].lower()}{message[1:].rstrip(')')}; see `{' '.join(['llmc', command]).strip()} --help`"
 
 

@@ -1,5 +1,6 @@
-"""The commands of `llmc`: what each takes, and which part of llmc does the work."""
+"""The commands that work: build, run, verify, bisect."""
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -7,50 +8,10 @@ from typing import Annotated
 
 import typer
 
-from llmc.errors import BadOption
-
-app = typer.Typer(
-    name="llmc",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Source = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or a .gguf file.")]
-ArtifactDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact that `llmc build` made.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="On an error, show where in llmc it was raised.")]
-Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="float32, float16 or bfloat16; default: the model's.")]
-MaxContext = Annotated[int | None, typer.Option(help="Longest sequence to serve, in tokens; default: the model's.")]
-Dump = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Write the graph after each pass that changes it. [LLMC_DUMP]")
-]
+from llmc.cli.parameters import ArtifactDirectory, Dtype, Dump, Json, MaxContext, Quiet, Source, Traceback
+from llmc.errors import BadOption, BadRequest
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from llmc import __version__
-
-        print(f"llmc {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def llmc(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Compile a transformer model into an artifact, run it, and see what was done to it.
-
-    Exit codes: 0 done, 1 the work failed, 2 usage, 3 artifact rejected, 4 environment lacks something,
-    5 numbers differ too much, 130 interrupted.
-    """
-
-
-@app.command("build")
 def build(
     model: Source,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write the artifact.")],
@@ -115,14 +76,15 @@ def build(
     out.print_lines(build_summary(str(output), compiled.report, written, seconds))
 
 
-@app.command("run")
 def run(
     directory: ArtifactDirectory,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue; `-` reads stdin.")],
     chat: Annotated[
         bool, typer.Option("--chat", help="Send PROMPT as a user's message, by the chat template.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 128,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many tokens; default: 128, or what fits the context.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0 takes all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens that sum to P.")] = 1.0,
@@ -143,7 +105,7 @@ def run(
     from llmc.runtime.sample import SamplingParams
 
     sampling = SamplingParams(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or 128,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -159,9 +121,14 @@ def run(
     model = driver.load(directory, verify="fast" if fast else "full")
     loaded = time.perf_counter()
     session = model.session
-    prompts = [session.encode_chat([{"role": "user", "content": text}])] if chat else [text]
+    if session.tokenizer is None:
+        raise BadRequest(f"run: {directory} holds no tokenizer, so it takes no text; use llmc.load and token ids")
+    tokens = session.encode_chat([{"role": "user", "content": text}]) if chat else session.tokenizer.encode(text)
+    if max_new_tokens is None:
+        room = max(1, session.ranges.context - len(tokens))
+        sampling = dataclasses.replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
     made = []
-    for increment in session.stream(prompts, sampling):
+    for increment in session.stream([tokens], sampling):
         made.append(increment)
         if not json:
             sys.stdout.write(increment.text)
@@ -185,46 +152,6 @@ def run(
         out.print_note(f"loaded in {out.duration(loaded - began)}; {rate} with the prompt")
 
 
-@app.command("inspect")
-def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceback = False) -> None:
-    """Show what an artifact holds: model, options, ranges, programs, passes, files.
-
-    Example: llmc inspect smollm2.llmc
-    """
-    from llmc.cli import output as out
-    from llmc.cli.reports import manifest_summary
-
-    manifest = _manifest(directory)
-    if json:
-        out.print_json({"artifact": str(directory), "manifest": manifest})
-        return
-    out.print_lines(manifest_summary(str(directory), manifest))
-
-
-@app.command("explain")
-def explain(
-    directory: ArtifactDirectory,
-    op: Annotated[
-        str | None, typer.Argument(metavar="[OP]", help="Only what concerns this op, rule or module.")
-    ] = None,
-    json: Json = False,
-    traceback: Traceback = False,
-) -> None:
-    """Show what was fused, what was not, and why.
-
-    Example: llmc explain smollm2.llmc fuse_qkv
-    """
-    from llmc.cli import output as out
-    from llmc.cli.explanation import explain as explain_manifest
-
-    found = explain_manifest(_manifest(directory), op)
-    if json:
-        out.print_json({"artifact": str(directory), "op": op, **found.to_json()})
-        return
-    out.print_lines(found.lines())
-
-
-@app.command("verify")
 def verify(
     directory: ArtifactDirectory,
     against: Annotated[
@@ -261,9 +188,7 @@ def verify(
         if not (json or quiet):
             out.print_lines(comparison_lines(comparison))
     if json:
-        from dataclasses import asdict
-
-        compared = None if comparison is None else {**asdict(comparison), "passed": comparison.passed}
+        compared = None if comparison is None else {**dataclasses.asdict(comparison), "passed": comparison.passed}
         out.print_json({"artifact": str(directory), "files": len(files), "bytes": total, "comparison": compared})
     if comparison is not None and not comparison.passed:
         from llmc.cli.exit_codes import NUMERICS
@@ -272,7 +197,6 @@ def verify(
         raise typer.Exit(NUMERICS)
 
 
-@app.command("bisect")
 def bisect(
     model: Source,
     dtype: Dtype = None,
@@ -300,9 +224,7 @@ def bisect(
         found = bisect_model(model, dtype=options.dtype, progress=progress)
     bad = found.first_bad
     if json:
-        from dataclasses import asdict
-
-        record = None if bad is None else asdict(bad)
+        record = None if bad is None else dataclasses.asdict(bad)
         out.print_json({"model": model, "rewrites": found.rewrites, "builds": found.builds, "first_bad": record})
     elif bad is None:
         out.print_lines([f"no bad rewrite: the model computes what its source does with all {found.rewrites}"])
@@ -311,67 +233,6 @@ def bisect(
         out.print_lines([f"first bad rewrite: {where}", f"all before it are good: LLMC_STOP_AFTER={bad.number - 1}"])
     if bad is not None:
         raise typer.Exit(NUMERICS)
-
-
-@app.command("zoo")
-def zoo(
-    family: Annotated[
-        list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Families; default: all that transformers maps.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Time limit of one family.")] = 300.0,
-    names: Annotated[bool, typer.Option("--list", help="Only print the names of the families.")] = False,
-    no_prove: Annotated[
-        bool, typer.Option("--no-prove", help="Do not test each rewrite on the subgraph it replaces.")
-    ] = False,
-    json: Json = False,
-    traceback: Traceback = False,
-) -> None:
-    """Compile a tiny random model of each causal-LM family and check its logits against eager torch.
-
-    Ends in 1 if a family fails; that llmc refuses a family, and says why, is no failure.
-
-    Example: llmc zoo llama gemma3_text mixtral
-    """
-    from llmc.cli.zoo_table import show
-
-    if not show(family or (), seconds=seconds, names_only=names, prove=not no_prove, json=json):
-        raise typer.Exit(1)
-
-
-@app.command("doctor")
-def doctor(json: Json = False, traceback: Traceback = False) -> None:
-    """Show what this machine offers llmc, to paste into a report.
-
-    Ends in 4 if a package that llmc needs is missing or too old.
-    """
-    from llmc.cli import output as out
-    from llmc.cli.exit_codes import ENVIRONMENT
-    from llmc.cli.reports import examination_lines
-    from llmc.doctor import examine
-
-    found = examine()
-    if json:
-        out.print_json(found.to_json())
-    else:
-        out.print_lines(examination_lines(found))
-    if found.missing:
-        names = ", ".join(f"{package.name}{package.required}" for package in found.missing)
-        out.print_error(f"not installed, or of another version: {names}; install with `pip install llmc`")
-        raise typer.Exit(ENVIRONMENT)
-
-
-def _hide_progress_bars() -> None:
-    """Keep transformers from drawing on stderr."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _manifest(directory: Path) -> dict[str, object]:
-    """The manifest of an artifact; raises ArtifactRejected."""
-    from llmc.runtime.artifact import Artifact
-
-    return dict(Artifact.open(directory, verify="fast").manifest.content)
 
 
 def _check_model(model: str) -> None:
@@ -400,3 +261,10 @@ def _check_output(output: Path, force: bool) -> None:
         raise BadOption(f"output: {output} exists and is not an artifact; choose another name")
     if not force and any(output.iterdir()):
         raise BadOption(f"output: {output} exists; choose another name, or replace it with --force")
+
+
+def _hide_progress_bars() -> None:
+    """Keep transformers from drawing on stderr."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -17,11 +17,11 @@ HEAVY = {"torch", "transformers", "numpy", "sympy", "safetensors", "tokenizers",
 def test_help_shows_the_commands_and_the_exit_codes(llmc: Llmc) -> None:
     done = llmc("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("build", "run", "inspect", "verify", "bisect", "explain", "doctor", "Exit codes"):
+    for word in ("build", "run", "inspect", "verify", "bisect", "explain", "doctor", "zoo", "Exit codes"):
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bisect", "explain", "doctor"])
+@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bisect", "explain", "zoo", "doctor"])
 def test_each_command_has_help_with_json_and_traceback(llmc: Llmc, command: str) -> None:
     done = llmc(command, "--help", COLUMNS="200")
     assert (done.returncode, done.stderr) == (0, "")

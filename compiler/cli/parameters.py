@@ -1,0 +1,17 @@
+"""The arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or a .gguf file.")]
+ArtifactDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact that `llmc build` made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="On an error, show where in llmc it was raised.")]
+Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="float32, float16 or bfloat16; default: the model's.")]
+MaxContext = Annotated[int | None, typer.Option(help="Longest sequence to serve, in tokens; default: the model's.")]
+Dump = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write the graph after each pass that changes it. [LLMC_DUMP]")
+]
