@@ -56,7 +56,7 @@ def _chain(first: fx.Node) -> tuple[list[fx.Node], fx.Node] | None:
 
 def _commutes(op: fx.Node, operand: fx.Node, order: Sequence[int]) -> bool:
     """Whether `op` may be applied to its first operand, `operand`, before that is permuted by `order`."""
-    value = op.meta["val"]
+    value = op.meta.get("val")
     if op.args[0] is not operand or not isinstance(value, torch.Tensor) or value.dim() != len(order):
         return False
     if op.target in _LAST_DIM:

@@ -36,8 +36,16 @@ class DropBatchDim:
         if rewriter.stopped:
             return 0
         start = time.perf_counter()
-        mode = fake_mode(model.graph)
         prover = Prover() if rewriter.prove else None
+        total = 0
+        while changes := self._sweep(model, prover):  # what is moved past one unsqueeze may meet another
+            total += changes
+        if total:
+            rewriter.record(self.name, model.inputs()[0], 0.0, time.perf_counter() - start)
+        return total
+
+    def _sweep(self, model: Model, prover: Prover | None) -> int:
+        mode = fake_mode(model.graph)
         units: dict[fx.Node, Unit] = {}
         changes = 0
         for node in model.calls():
@@ -45,14 +53,11 @@ class DropBatchDim:
                 continue
             if _starts(node, units):
                 units[node] = Unit(node.args[0], 0)  # type: ignore[arg-type]
-                continue
-            kind: Kind = "exact" if is_movement(node) else "reassociating"
-            site = Site(model, mode, node)
-            if any(source in units for source in _operands(node)):
+            elif any(source in units for source in _operands(node)):
+                kind: Kind = "exact" if is_movement(node) else "reassociating"
+                site = Site(model, mode, node)
                 changes += exchange(self.name, site, lambda site: without_unit(site, units), kind, prover)
         model.graph.eliminate_dead_code()
-        if changes:
-            rewriter.record(self.name, model.inputs()[0], 0.0, time.perf_counter() - start)
         return changes
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from llmc.ir.sizes import number, same_shape
+from llmc.ir.sizes import number, same_size
 from llmc.passes.canonicalize_site import Site, aten
 
 dialect = torch.ops.llmc
@@ -161,14 +161,14 @@ def _embedding(call: Call) -> Dropped:
 
 def _reshape(call: Call) -> Dropped:
     x = call.unit("self")
-    sizes = [number(size) for size in call.node.meta["val"].shape]
-    ones = [dim for dim, size in enumerate(sizes) if size == 1]
-    if not ones:
-        same = same_shape(x.source.meta["val"], call.node.meta["val"])
-        return Dropped(x.source if same else call.again(self=x.source), None)
-    dim = x.dim if x.dim in ones else ones[0]
-    shape = list(call.args["shape"])
-    return Dropped(call.again(self=x.source, shape=shape[:dim] + shape[dim + 1 :]), dim)
+    shape, sizes = list(call.args["shape"]), list(call.node.meta["val"].shape)
+    ones = [dim for dim, size in enumerate(sizes) if number(size) == 1]
+    dim = x.dim if x.dim in ones else ones[0] if ones else None
+    if dim is not None:
+        del shape[dim], sizes[dim]
+    have = x.source.meta["val"].shape
+    same = len(have) == len(sizes) and all(map(same_size, have, sizes))
+    return Dropped(x.source if same else call.again(self=x.source, shape=shape), dim)
 
 
 def _expand(call: Call) -> Dropped:
