@@ -1,18 +1,20 @@
 """How each op moves token labels: the table behind `llmc.ir.locality`."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional
 
-from llmc.ir.locality import SHARED, Label, Mixes, _Walk, join, within
+from llmc.ir.labels import SHARED, Label, Labels, Mixes, join, within
 
 aten = torch.ops.aten
 dialect = torch.ops.llmc
 
-Rule = Callable[[_Walk, fx.Node], Any]
+Rule = Callable[[Labels, fx.Node], Label | list[Tensor]]
+"""The labels of a node's result, one for each tensor where it has several. Raises `Mixes`."""
 
 
 def is_pointwise(target: object) -> bool:
@@ -24,42 +26,85 @@ _POINTWISE = {
     aten._to_copy.default, aten.to.dtype, aten.clone.default, aten.where.self, aten.where.ScalarOther,
     aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.clamp.default, aten.dropout.default,
     aten.pow.Tensor_Scalar, aten.alias.default, aten.detach.default, aten.contiguous.default, aten.isin.Tensor_Scalar,
-    aten.full_like.default, aten.zeros_like.default, aten.ones_like.default,
+    aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
     aten.nan_to_num.default, aten.softplus.default, aten.expand_as.default, aten.type_as.default,
     dialect.gated_act.default,
 }  # fmt: skip
 
 
-def _moved(walk: _Walk, node: fx.Node) -> Any:  # noqa: ANN401 - one label or a list of them
+def check_counts(walk: Labels, node: fx.Node) -> None:
+    """Refuse what takes the number of tokens in a step, which is no property of a sequence, for a number.
+
+    Raises:
+        Mixes: the number enters a value, not only a shape.
+    """
+    counts = any(walk.counts_tokens(arg) for arg in node.all_input_nodes if arg in walk.sizes)
+    filled = node.target in _FILLED_WITH and walk.counts_tokens(_argument(node, _FILLED_WITH[node.target], "", 0))
+    if filled or (counts and node.target not in _FILLS and node.target not in _MOVEMENT):
+        raise Mixes("it computes with the number of tokens in the step, which is no property of a sequence")
+
+
+def from_shared(walk: Labels, node: fx.Node) -> Label:
+    """Labels of what is computed from no token: shared, or one element a token where a dimension runs over tokens.
+
+    Raises:
+        Mixes: its elements are told apart by their place in the step.
+    """
+    dims = walk.token_dims(node)
+    if not dims:
+        return None
+    if node.target is aten.slice.Tensor:
+        raise Mixes("it cuts as many rows from a table as the step has tokens, whatever their positions")
+    if node.target not in _FILLS:
+        raise Mixes("it counts the tokens of the step, which is no position in a sequence")
+    if len(dims) > 1:
+        raise Mixes("it has an element for each two tokens of the step")
+    (dim,) = dims
+    shape = walk.shape(node)
+    return torch.arange(shape[dim]).reshape([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
+
+
+def _moved(walk: Labels, node: fx.Node) -> Tensor | list[Tensor]:
     # Data movement: run the op itself on the labels.
-    def value(arg: fx.Node) -> object:
+    def value(arg: fx.Node) -> int | Tensor:
         return walk.sizes[arg] if arg in walk.sizes else walk.full(arg)
 
-    args = fx.node.map_arg(node.args, value)
-    kwargs = fx.node.map_arg(node.kwargs, value)
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
     assert callable(node.target)
-    result = node.target(*args, **kwargs)
-    return list(result) if isinstance(result, (tuple, list)) else result
+    result: Tensor | Sequence[Tensor] = node.target(*args, **kwargs)
+    return result if isinstance(result, Tensor) else list(result)
 
 
-def _item(walk: _Walk, node: fx.Node) -> Label:
-    labels = walk.labels[node.args[0]]  # type: ignore[index]
-    return None if labels is None else labels[node.args[1]]  # type: ignore[index,return-value]
+def _item(walk: Labels, node: fx.Node) -> Tensor:
+    source, place = node.args
+    assert isinstance(source, fx.Node) and isinstance(place, int)
+    return walk.several[source][place]
 
 
-def _padded(walk: _Walk, node: fx.Node) -> Tensor:
-    label = walk.full(node.args[0])  # type: ignore[arg-type]
-    pads = [walk.concrete(pad) for pad in node.args[1]]  # type: ignore[union-attr]
-    return aten.constant_pad_nd.default(label, pads, SHARED)  # type: ignore[no-any-return]
+def _padded(walk: Labels, node: fx.Node) -> Tensor:
+    pads = [walk.concrete(pad) for pad in _sequence(node.args[1])]
+    return functional.pad(walk.full(node.args[0]), pads, value=SHARED)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: object) -> Any:  # noqa: ANN401 - any argument
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
+def _sequence(value: object) -> Sequence[object]:
+    assert isinstance(value, (list, tuple)), f"expected a list argument, got {value!r}"
+    return value
+
+
+def _dim(node: fx.Node, label: Tensor) -> int:
+    # The dimension that is the second argument, counted from the front.
+    dim = node.args[1]
+    assert isinstance(dim, int), f"expected a dimension, got {dim!r}"
+    return dim % label.dim()
+
+
 def _reduced(position: int = 1, keepdim: int = 2) -> Rule:
-    def rule(walk: _Walk, node: fx.Node) -> Any:  # noqa: ANN401 - one label, or two for max.dim
-        label = walk.full(node.args[0])  # type: ignore[arg-type]
+    def rule(walk: Labels, node: fx.Node) -> Tensor | list[Tensor]:
+        label = walk.full(node.args[0])
         dims = _argument(node, position, "dim", None)
         if dims is None or dims == []:
             dims = list(range(label.dim()))
@@ -73,8 +118,8 @@ def _reduced(position: int = 1, keepdim: int = 2) -> Rule:
 
 
 def _along(position: int = 1, default: int = -1) -> Rule:
-    def rule(walk: _Walk, node: fx.Node) -> Any:  # noqa: ANN401 - one label, or two for topk and sort
-        label = walk.full(node.args[0])  # type: ignore[arg-type]
+    def rule(walk: Labels, node: fx.Node) -> Tensor | list[Tensor]:
+        label = walk.full(node.args[0])
         dim = _argument(node, position, "dim", default)
         reduced = within(label, [dim % label.dim()])
         values = node.meta["val"]
@@ -85,42 +130,43 @@ def _along(position: int = 1, default: int = -1) -> Rule:
     return rule
 
 
-def _normalised(walk: _Walk, node: fx.Node) -> Tensor:
-    label = walk.full(node.args[0])  # type: ignore[arg-type]
-    sizes = node.args[1] if node.target in (aten.layer_norm.default, aten.rms_norm.default) else [0]
-    dims = list(range(label.dim() - len(sizes), label.dim()))  # type: ignore[arg-type]
+def _normalised(walk: Labels, node: fx.Node) -> Tensor:
+    label = walk.full(node.args[0])
+    count = len(_sequence(node.args[1])) if node.target in (aten.layer_norm.default, aten.rms_norm.default) else 1
+    dims = list(range(label.dim() - count, label.dim()))
     return within(label, dims).expand(label.shape)
 
 
-def _linear(walk: _Walk, node: fx.Node) -> Tensor:
+def _linear(walk: Labels, node: fx.Node) -> Tensor:
     for weight in node.args[1:]:
         if walk.label(weight) is not None:
             raise Mixes("its weight depends on tokens")
-    label = walk.full(node.args[0])  # type: ignore[arg-type]
+    label = walk.full(node.args[0])
     return within(label, [label.dim() - 1]).expand(walk.shape(node))
 
 
-def _matmul(walk: _Walk, node: fx.Node) -> Tensor:
+def _matmul(walk: Labels, node: fx.Node) -> Tensor:
     offset = 1 if node.target in (aten.addmm.default, aten.baddbmm.default) else 0
-    left, right = walk.full(node.args[offset]), walk.full(node.args[offset + 1])  # type: ignore[arg-type]
+    left, right = walk.full(node.args[offset]), walk.full(node.args[offset + 1])
     if left.dim() == 1 or right.dim() == 1:
         raise Mixes("a product with a vector is not followed")
     result = join(within(left, [left.dim() - 1]), within(right, [right.dim() - 2]))
     if offset:
-        result = join(result, walk.full(node.args[0]))  # type: ignore[arg-type]
+        result = join(result, walk.full(node.args[0]))
     return result.expand(walk.shape(node))
 
 
-def _embedding(walk: _Walk, node: fx.Node) -> Tensor:
+def _embedding(walk: Labels, node: fx.Node) -> Tensor:
     if walk.label(node.args[0]) is not None:
         raise Mixes("its table depends on tokens")
-    return walk.full(node.args[1])[..., None].expand(walk.shape(node))  # type: ignore[arg-type]
+    return walk.full(node.args[1])[..., None].expand(walk.shape(node))
 
 
-def _indexed(walk: _Walk, node: fx.Node) -> Tensor:
-    base, places = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+def _indexed(walk: Labels, node: fx.Node) -> Tensor:
+    base, places = node.args[0], _sequence(node.args[1])
     if walk.label(base) is not None:
-        return aten.index.Tensor(walk.full(base), [_known(walk, place) for place in places])  # type: ignore[arg-type]
+        known = [_known(walk, place) for place in places]
+        return walk.full(base)[tuple(slice(None) if place is None else place for place in known)]
     indexed = [i for i, place in enumerate(places) if place is not None]
     label = join(*(walk.full(places[i]) for i in indexed))
     adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
@@ -128,75 +174,66 @@ def _indexed(walk: _Walk, node: fx.Node) -> Tensor:
     return label[(...,) + (None,) * after].expand(walk.shape(node))
 
 
-def _known(walk: _Walk, place: object) -> Tensor | None:
+def _known(walk: Labels, place: object) -> Tensor | None:
     """The value of an index that is a constant of the model, so that gathering by it only moves labels."""
     if place is None:
         return None
-    if not walk.model.is_weight(place):
+    if not isinstance(place, fx.Node) or not walk.model.is_weight(place):
         raise Mixes("it gathers from values of several tokens")
-    return walk.model.weights[place.name].evaluate()  # type: ignore[attr-defined]
+    return walk.model.weights[place.name].evaluate()
 
 
-def _copied(walk: _Walk, node: fx.Node) -> Tensor:
-    return walk.full(node.args[1]).expand(walk.shape(node))  # type: ignore[arg-type]
+def _copied(walk: Labels, node: fx.Node) -> Tensor:
+    return walk.full(node.args[1]).expand(walk.shape(node))
 
 
-def _gathered(walk: _Walk, node: fx.Node) -> Tensor:
-    base, index = walk.full(node.args[0]), walk.full(node.args[2])  # type: ignore[arg-type]
-    dim = int(node.args[1]) % base.dim()  # type: ignore[arg-type]
+def _gathered(walk: Labels, node: fx.Node) -> Tensor:
+    base, index = walk.full(node.args[0]), walk.full(node.args[2])
+    dim = _dim(node, base)
     source = within(base, [dim])
     cut = tuple(slice(None) if d == dim else slice(0, index.shape[d]) for d in range(base.dim()))
     return join(source[cut].expand(index.shape), index)
 
 
-def _scattered(walk: _Walk, node: fx.Node) -> Tensor:
-    base = walk.full(node.args[0])  # type: ignore[arg-type]
-    dim = int(node.args[1]) % base.dim()  # type: ignore[arg-type]
+def _scattered(walk: Labels, node: fx.Node) -> Tensor:
+    base = walk.full(node.args[0])
+    dim = _dim(node, base)
     parts = [base] + [walk.full(arg) for arg in node.args[2:] if isinstance(arg, fx.Node) and arg not in walk.sizes]
     return join(*(within(part, [dim]) for part in parts)).expand(base.shape)
 
 
-def _one_hot(walk: _Walk, node: fx.Node) -> Tensor:
-    return walk.full(node.args[0])[..., None].expand(walk.shape(node))  # type: ignore[arg-type]
+def _one_hot(walk: Labels, node: fx.Node) -> Tensor:
+    return walk.full(node.args[0])[..., None].expand(walk.shape(node))
 
 
-def _complex(walk: _Walk, node: fx.Node) -> Tensor:
-    label = walk.full(node.args[0])  # type: ignore[arg-type]
+def _complex(walk: Labels, node: fx.Node) -> Tensor:
+    label = walk.full(node.args[0])
     if node.target is aten.view_as_complex.default:
         return within(label, [label.dim() - 1]).squeeze(-1)
     return label[..., None].expand(*label.shape, 2)
 
 
-def _blank(walk: _Walk, node: fx.Node) -> Label:
-    return None
-
-
-def _created(walk: _Walk, node: fx.Node) -> Label:
-    for arg in node.all_input_nodes:
-        if arg in walk.sizes and isinstance(arg.meta["val"], torch.SymInt):
-            raise Mixes("it counts the tokens of the step, which is no position in a sequence")
-    return None
-
-
-def _selected_rows(walk: _Walk, node: fx.Node) -> Tensor:
+def _selected_rows(walk: Labels, node: fx.Node) -> Tensor:
     # index_select by a placeholder of the step (the rows asked for): row r is taken to be token r.
-    base = walk.full(node.args[0])  # type: ignore[arg-type]
+    base = walk.full(node.args[0])
     index = node.args[2]
     if not (isinstance(index, fx.Node) and index.name == "rows"):
-        return aten.index_select.default(base, node.args[1], _known(walk, index))
-    dim = int(node.args[1]) % base.dim()  # type: ignore[arg-type]
+        known = _known(walk, index)
+        assert known is not None, "index_select without an index"
+        return base.index_select(_dim(node, base), known)
+    dim = _dim(node, base)
     return base.index_select(dim, torch.arange(walk.shape(node)[dim]))
 
 
-def _rope(walk: _Walk, node: fx.Node) -> Tensor:
-    x, cos, sin = (walk.full(arg) for arg in node.args[:3])  # type: ignore[arg-type]
+def _rope(walk: Labels, node: fx.Node) -> Tensor:
+    x, cos, sin = (walk.full(arg) for arg in node.args[:3])
     parts = [within(part, [part.dim() - 1]) for part in (x, cos, sin)]
     return join(*parts).expand(x.shape)
 
 
-def _cached(walk: _Walk, node: fx.Node) -> Tensor:
+def _cached(walk: Labels, node: fx.Node) -> Tensor:
     for name, arg in zip(("query", "key", "value"), node.args[:3], strict=False):
-        label = walk.full(arg)  # type: ignore[arg-type]
+        label = walk.full(arg)
         own = torch.arange(label.shape[0]).reshape(-1, 1, 1).expand(label.shape)
         if not torch.equal(torch.where(label == SHARED, own, label), own):
             raise Mixes(f"its {name} rows are not one token each, in order")
@@ -204,8 +241,8 @@ def _cached(walk: _Walk, node: fx.Node) -> Tensor:
     return torch.arange(shape[0]).reshape(-1, 1, 1).expand(shape)
 
 
-def _moe(walk: _Walk, node: fx.Node) -> Tensor:
-    x, ids, weights = (within(walk.full(arg), [1]) for arg in node.args[:3])  # type: ignore[arg-type]
+def _moe(walk: Labels, node: fx.Node) -> Tensor:
+    x, ids, weights = (within(walk.full(arg), [1]) for arg in node.args[:3])
     return join(x, ids, weights).expand(walk.shape(node))
 
 
@@ -219,16 +256,20 @@ _MOVEMENT = (
     aten.select_scatter.default,
 )  # fmt: skip
 
+_FILLS = {
+    aten.full.default, aten.zeros.default, aten.ones.default, aten.new_empty.default, aten.new_zeros.default,
+    aten.new_ones.default, aten.new_full.default, aten.expand.default,
+}  # fmt: skip
+"""Ops that take a number of tokens as a size, and give every token the same."""
+
+_FILLED_WITH = {aten.full.default: 1, aten.new_full.default: 2}
+"""Position of the number that an op fills in."""
+
 RULES: dict[object, Rule] = {
     **dict.fromkeys(_MOVEMENT, _moved),
     operator.getitem: _item,
     aten.constant_pad_nd.default: _padded,
-    aten.arange.start_step: _created,
-    aten.arange.default: _created,
-    aten.arange.start: _created,
     aten.copy.default: _copied,
-    aten.new_empty.default: _blank,
-    aten.empty_like.default: _blank,
     aten.mean.dim: _reduced(),
     aten.sum.dim_IntList: _reduced(),
     aten.amax.default: _reduced(),
