@@ -290,9 +290,10 @@ def _leads_to_product(node: fx.Node) -> bool:
 
 
 def _sink_weight(node: fx.Node) -> fx.Node | None:
-    """The [H] weight that a sink's column is expanded from."""
+    """The weight, one number a head, that a sink's column is expanded from."""
     while node.op == "call_function" and node.target in (*_VIEWS, *_KEPT):
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node = source
-    return node if node.op == "placeholder" and _rank(node) == 1 else None
+    wide = [size for size in node.meta["val"].shape if size != 1]
+    return node if node.op == "placeholder" and len(wide) <= 1 else None
