@@ -1,12 +1,15 @@
-"""How ATen ops act on coordinates: the table behind `llmc.ir.coordinates`."""
+"""How ATen ops act on coordinates, the table behind `llmc.ir.coordinates`: creation, arithmetic, comparisons, choices.
+
+The ops that only move elements about are in `llmc.ir.coordinate_views`.
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import sympy
 import torch
 from torch import fx
 
+from llmc.ir.coordinate_views import VIEWS, argument, dim_of, same
 from llmc.ir.coordinates import (
     At,
     Coordinates,
@@ -16,19 +19,9 @@ from llmc.ir.coordinates import (
     as_predicate,
     choose,
     number,
-    sequence,
 )
 
 aten = torch.ops.aten
-
-_FAR = 1 << 62
-"""Slices spell "to the end" as the largest int64."""
-
-
-def _argument(node: fx.Node, position: int, name: str, default: object = None) -> Any:  # noqa: ANN401 - any argument
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
 
 
 def _pointwise(function: Callable[..., sympy.Basic]) -> Rule:
@@ -72,7 +65,7 @@ def _divide(context: Coordinates, node: fx.Node) -> At | None:
 
 def _full(position: int) -> Rule:
     def rule(context: Coordinates, node: fx.Node) -> At:
-        value = context.operand(_argument(node, position, "fill_value"))
+        value = context.operand(argument(node, position, "fill_value"))
         return lambda _: value.at(())
 
     return rule
@@ -88,129 +81,6 @@ def _arange(context: Coordinates, node: fx.Node) -> At:
     step = node.kwargs.get("step", step)
     first, stride = context.size(start), context.size(step)
     return lambda index: first + stride * index[0]
-
-
-def _same(context: Coordinates, node: fx.Node) -> At:
-    base = context.operand(node.args[0])
-    return lambda index: base.broadcast_at(index)
-
-
-def _dim(value: int, rank: int) -> int:
-    return value + rank if value < 0 else value
-
-
-def _unsqueeze(context: Coordinates, node: fx.Node) -> At:
-    base = context.operand(node.args[0])
-    dim = _dim(int(node.args[1]), len(base.shape) + 1)  # type: ignore[arg-type]
-    return lambda index: base.at(index[:dim] + index[dim + 1 :])
-
-
-def _reshape(context: Coordinates, node: fx.Node) -> At:
-    base, shape = context.operand(node.args[0]), context.shape(node)
-    old = [i for i, size in enumerate(base.shape) if size != 1]
-    new = [i for i, size in enumerate(shape) if size != 1]
-    if [base.shape[i] for i in old] == [shape[i] for i in new]:
-
-        def moved(index: Index) -> sympy.Basic:
-            own = [sympy.S.Zero] * len(base.shape)
-            for to, come in zip(old, new, strict=True):
-                own[to] = index[come]
-            return base.at(tuple(own))
-
-        return moved
-
-    def at(index: Index) -> sympy.Basic:
-        linear = sympy.S.Zero
-        for size, i in zip(shape, index, strict=True):
-            linear = linear * size + i
-        own: list[sympy.Expr] = []
-        for size in reversed(base.shape[1:]):
-            own.append(sympy.Mod(linear, size))
-            linear = sympy.floor(linear / size)
-        return base.at((linear, *reversed(own)))
-
-    return at
-
-
-def _permute(context: Coordinates, node: fx.Node) -> At:
-    base = context.operand(node.args[0])
-    rank = len(base.shape)
-    if node.target is aten.transpose.int:
-        a, b = (_dim(int(value), rank) for value in node.args[1:3])  # type: ignore[arg-type]
-        order = list(range(rank))
-        order[a], order[b] = order[b], order[a]
-    elif node.target is aten.t.default:
-        order = list(reversed(range(rank)))
-    else:
-        order = [_dim(int(value), rank) for value in sequence(node.args[1])]  # type: ignore[call-overload]
-    places = {source: place for place, source in enumerate(order)}
-    return lambda index: base.at(tuple(index[places[i]] for i in range(rank)))
-
-
-def _slice(context: Coordinates, node: fx.Node) -> At | None:
-    base = context.operand(node.args[0])
-    dim = _dim(_argument(node, 1, "dim", 0), len(base.shape))
-    start, step = _argument(node, 2, "start", 0), _argument(node, 4, "step", 1)
-    first = sympy.S.Zero if start is None else context.size(start)
-    if first.is_negative or (first.is_Integer and first < 0):
-        first = base.shape[dim] + first
-    stride = context.size(step)
-    return lambda index: base.at((*index[:dim], first + stride * index[dim], *index[dim + 1 :]))
-
-
-def _select(context: Coordinates, node: fx.Node) -> At:
-    base = context.operand(node.args[0])
-    dim = _dim(int(node.args[1]), len(base.shape))  # type: ignore[arg-type]
-    place = context.size(node.args[2])
-    if place.is_Integer and place < 0:
-        place = base.shape[dim] + place
-    return lambda index: base.at((*index[:dim], place, *index[dim:]))
-
-
-def _cat(context: Coordinates, node: fx.Node) -> At:
-    parts = [context.operand(part) for part in sequence(node.args[0])]
-    dim = _dim(_argument(node, 1, "dim", 0), len(parts[0].shape))
-    parts = [part for part in parts if len(part.shape) > dim]
-
-    def at(index: Index) -> sympy.Basic:
-        starts = [sympy.S.Zero]
-        for part in parts:
-            starts.append(starts[-1] + part.shape[dim])
-        result: sympy.Basic | None = None
-        for part, start in reversed(list(zip(parts, starts, strict=False))):
-            inner = part.at((*index[:dim], index[dim] - start, *index[dim + 1 :]))
-            end = start + part.shape[dim]
-            result = inner if result is None else choose(sympy.Lt(index[dim], end), inner, result)
-        assert result is not None
-        return result
-
-    return at
-
-
-def _index(context: Coordinates, node: fx.Node) -> At | None:
-    base = context.operand(node.args[0])
-    places = list(sequence(node.args[1]))
-    places += [None] * (len(base.shape) - len(places))
-    indexed = [i for i, place in enumerate(places) if place is not None]
-    formulas = {i: context.operand(places[i]) for i in indexed}
-    if any(formula is None for formula in formulas.values()):
-        return None
-    rank = max(len(formula.shape) for formula in formulas.values())
-    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
-    first = indexed[0] if adjacent else 0
-
-    def at(index: Index) -> sympy.Basic:
-        shared, rest = index[first : first + rank], list(index[:first] + index[first + rank :])
-        own: list[sympy.Expr] = []
-        for i in range(len(base.shape)):
-            if i not in formulas:
-                own.append(rest.pop(0))
-                continue
-            place = formulas[i].broadcast_at(shared)
-            own.append(base.shape[i] + place if place.is_Integer and place < 0 else place)
-        return base.at(tuple(own))
-
-    return at
 
 
 def _where(context: Coordinates, node: fx.Node) -> At:
@@ -230,7 +100,7 @@ def _masked_fill(context: Coordinates, node: fx.Node) -> At:
 def _triangle(lower: bool) -> Rule:
     def rule(context: Coordinates, node: fx.Node) -> At:
         base = context.operand(node.args[0])
-        diagonal = context.size(_argument(node, 1, "diagonal", 0))
+        diagonal = context.size(argument(node, 1, "diagonal", 0))
 
         def at(index: Index) -> sympy.Basic:
             distance = index[-1] - index[-2]
@@ -244,7 +114,7 @@ def _triangle(lower: bool) -> Rule:
 
 def _cumsum(context: Coordinates, node: fx.Node) -> At | None:
     base = context.operand(node.args[0])
-    dim = _dim(int(node.args[1]), len(base.shape))  # type: ignore[arg-type]
+    dim = dim_of(argument(node, 1, "dim"), len(base.shape))
     probe = sympy.Symbol("probe", integer=True, nonnegative=True)
     others = tuple(sympy.Symbol(f"other{i}", integer=True, nonnegative=True) for i in range(len(base.shape)))
     value = as_number(base.at((*others[:dim], probe, *others[dim + 1 :])))
@@ -255,10 +125,10 @@ def _cumsum(context: Coordinates, node: fx.Node) -> At | None:
 
 def _diff(context: Coordinates, node: fx.Node) -> At | None:
     base = context.operand(node.args[0])
-    if _argument(node, 1, "n", 1) != 1 or _argument(node, 4, "append") is not None:
+    if argument(node, 1, "n", 1) != 1 or argument(node, 4, "append") is not None:
         return None
-    dim = _dim(_argument(node, 2, "dim", -1), len(base.shape))
-    before = _argument(node, 3, "prepend")
+    dim = dim_of(argument(node, 2, "dim", -1), len(base.shape))
+    before = argument(node, 3, "prepend")
 
     def step(index: Index, place: sympy.Expr) -> sympy.Basic:
         def at(i: sympy.Expr) -> sympy.Basic:
@@ -278,16 +148,6 @@ def _diff(context: Coordinates, node: fx.Node) -> At | None:
         return choose(sympy.Lt(index[dim], 1), start, step(index, index[dim]))
 
     return at
-
-
-def _repeat(context: Coordinates, node: fx.Node) -> At:
-    base = context.operand(node.args[0])
-    extra = len(context.shape(node)) - len(base.shape)
-    return lambda index: base.at(
-        tuple(
-            sympy.S.Zero if size == 1 else sympy.Mod(i, size) for size, i in zip(base.shape, index[extra:], strict=True)
-        )
-    )
 
 
 def _logical(function: Callable[..., sympy.Basic]) -> Rule:
@@ -313,7 +173,7 @@ def _bitwise(function: Callable[..., sympy.Basic]) -> Rule:
 
 def _clamp(context: Coordinates, node: fx.Node) -> At:
     base = context.operand(node.args[0])
-    low, high = _argument(node, 1, "min"), _argument(node, 2, "max")
+    low, high = argument(node, 1, "min"), argument(node, 2, "max")
 
     def at(index: Index) -> sympy.Basic:
         value = as_number(base.at(index))
@@ -328,6 +188,7 @@ def _add(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
 
 
 RULES: dict[object, Rule] = {
+    **VIEWS,
     aten.arange.default: _arange,
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,
@@ -394,28 +255,12 @@ RULES: dict[object, Rule] = {
     aten.triu.default: _triangle(lower=False),
     aten.cumsum.default: _cumsum,
     aten.diff.default: _diff,
-    aten._to_copy.default: _same,
-    aten.to.dtype: _same,
-    aten.clone.default: _same,
-    aten.alias.default: _same,
-    aten.contiguous.default: _same,
-    aten.detach.default: _same,
-    aten.lift_fresh_copy.default: _same,
-    aten.expand.default: _same,
-    aten.repeat.default: _repeat,
-    aten.unsqueeze.default: _unsqueeze,
-    aten.squeeze.dim: _reshape,
-    aten.squeeze.dims: _reshape,
-    aten.squeeze.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten.view.default: _reshape,
-    aten._unsafe_view.default: _reshape,
-    aten.permute.default: _permute,
-    aten.transpose.int: _permute,
-    aten.t.default: _permute,
-    aten.slice.Tensor: _slice,
-    aten.select.int: _select,
-    aten.cat.default: _cat,
-    aten.index.Tensor: _index,
+    aten._to_copy.default: same,
+    aten.to.dtype: same,
+    aten.clone.default: same,
+    aten.alias.default: same,
+    aten.contiguous.default: same,
+    aten.detach.default: same,
+    aten.lift_fresh_copy.default: same,
 }
 """Formula rule of each op that index arithmetic is made of."""

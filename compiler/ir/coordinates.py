@@ -47,6 +47,11 @@ class Formula:
         return self.at(tuple(sympy.S.Zero if size == 1 else i for size, i in zip(self.shape, own, strict=True)))
 
 
+def constant(value: sympy.Basic) -> Formula:
+    """A tensor without dimensions that holds `value`."""
+    return Formula((), lambda _: value)
+
+
 def number(value: float | int | bool) -> sympy.Basic:
     """A Python number as a formula."""
     if isinstance(value, bool):
@@ -144,7 +149,7 @@ class Coordinates:
         if node.op != "call_function":
             return None
         if isinstance(value, (torch.SymInt, int)) and not isinstance(value, bool):
-            return Formula((), lambda _, size=self.size(value): size)
+            return constant(self.size(value))
         if not isinstance(value, torch.Tensor):
             return None
         rule = self.rules.get(node.target)
@@ -164,7 +169,7 @@ class Coordinates:
         shape = self.shape(node)
         weight = self.model.weights[node.name]
         if shape == () and weight.nbytes <= 8:
-            return Formula((), lambda _, n=number(weight.evaluate().item()): n)
+            return constant(number(weight.evaluate().item()))
         cells: list[At] = []
 
         def at(index: Index) -> sympy.Basic:
@@ -194,7 +199,8 @@ class Coordinates:
     def _table(self, like: fx.Node, part: str, tensor: torch.Tensor) -> Callable[..., sympy.Basic]:
         """A new weight as a function in formulas; it goes again with the unused weights if no formula keeps it."""
         if tensor.dim() == 0:
-            return lambda value=sympy.Float(float(tensor)): value
+            only = sympy.Float(float(tensor))
+            return lambda: only
         with like.meta["val"].fake_mode as mode:
             value = mode.from_tensor(tensor)
         node = self.model.add_weight(f"{like.name}_{part}", Constant(tensor, f"{like.name}.{part}"), value)
@@ -209,11 +215,12 @@ class Coordinates:
             formula = self.found[value]
             assert formula is not None, f"{value.name} has no formula"
             return formula
-        return Formula((), lambda _, n=number(value): n)  # type: ignore[arg-type]
+        assert isinstance(value, (bool, int, float)), f"expected a tensor or a number, got {value!r}"
+        return constant(number(value))
 
 
 def _line(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(start, step) such that table[..., j] = start[...] + step[...] * j, as ALiBi tables are; None when it is no line."""
+    """(start, step) such that table[..., j] = start[...] + step[...] * j, as ALiBi tables are; None for no line."""
     wide = table.double()
     start, step = wide[..., 0], wide[..., 1] - wide[..., 0]
     line = start[..., None] + step[..., None] * torch.arange(table.shape[-1])
@@ -231,7 +238,7 @@ def _below(index: Index, high: int | None) -> sympy.Basic:
 
 
 def _band(table: torch.Tensor) -> tuple[int | None, int | None] | None:
-    """Bounds (low, high) such that table[..., i, j] is true exactly where low <= i - j < high; None when it is no band."""
+    """Bounds (low, high) such that table[..., i, j] is true exactly where low <= i - j < high; None for no band."""
     square = table.reshape(-1, *table.shape[-2:]).bool()
     if not torch.equal(square, square[:1].expand_as(square)):
         return None
