@@ -80,13 +80,13 @@ class Model:
         return len(unused)
 
     def calls(self, *targets: object) -> Iterator[fx.Node]:
-        """The call_function nodes of the given targets (all, when none is given), in order; safe to rewrite while iterating."""
+        """The calls of the given targets (of all, when none is given), in order; safe to rewrite while iterating."""
         for node in list(self.graph.nodes):
             if node.op == "call_function" and (not targets or node.target in targets):
                 yield node
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the graph in eager torch on `inputs`, reading each weight when it is first needed and dropping it after its last use."""
+        """Run the graph in eager torch on `inputs`; a weight is read when first needed, dropped after its last use."""
         from llmc.ir.interpret import interpret
 
         return interpret(self, inputs)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LIBRARY = torch.library.Library("llmc", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("llmc", "FRAGMENT")
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def declare(signature: str, fake: Callable[..., Tensor]) -> Callable[[Callable[.
         DIALECT[name] = DialectOp(name, signature, reference, fake)
         if hasattr(torch.ops.llmc, name):
             return reference
-        _LIBRARY.define(f"{name}{signature}", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-        _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        _LIBRARY.define(f"{name}{signature}", tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"llmc::{name}", fake, lib=_LIBRARY)
         return reference
 
