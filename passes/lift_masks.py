@@ -51,7 +51,7 @@ class LiftMasks:
         """Lift all masks; return how many.
 
         Raises:
-            UnsupportedModel: a mask depends on token values, on the length of the sequence, or on ops without a formula.
+            UnsupportedModel: a mask depends on token values, on the sequence's length, or on ops without a formula.
             BuildFailed: a formula does not give the mask it stands for.
         """
         coordinates = Coordinates(model, RULES)

@@ -71,15 +71,16 @@ class RecognizeAttention:
         q, k, v = node.args[:3]
         assert isinstance(q, fx.Node) and isinstance(k, fx.Node) and isinstance(v, fx.Node)
         mask = _argument(node, 3, "attn_mask")
-        if float(_argument(node, 4, "dropout_p") or 0.0) > 0:
+        if _argument(node, 4, "dropout_p") not in (None, 0, 0.0):
             rewriter.refuse(self.name, node, "it drops scores at random")
             return 0
         if {_rank(part) for part in (q, k, v)} not in ({4}, {3}):
             rewriter.refuse(self.name, node, f"its operands have ranks {_rank(q)}, {_rank(k)}, {_rank(v)}, not 4")
             return 0
         causal = bool(_argument(node, 5, "is_causal"))
-        scale = node.kwargs.get("scale")
-        scale = float(q.meta["val"].shape[-1]) ** -0.5 if scale is None else float(scale)  # type: ignore[arg-type]
+        given = node.kwargs.get("scale")
+        assert given is None or isinstance(given, (int, float)), f"expected a number for the scale, got {given!r}"
+        scale = float(q.meta["val"].shape[-1]) ** -0.5 if given is None else float(given)
         inputs = [q, k, v, *([mask] if isinstance(mask, fx.Node) else [])]
 
         def build(q: Value, k: Value, v: Value, mask: Value | None = None) -> object:
@@ -168,11 +169,9 @@ def _as_added(value: Value, mask: _Mask) -> Value:
     value = _four(value)
     if mask.fill is None:
         return value if mask.factor == 1.0 else aten.mul.Tensor(value, mask.factor)
-    hidden, seen = (
-        aten.full.default([], mask.fill, dtype=torch.float32),
-        aten.full.default([], 0.0, dtype=torch.float32),
-    )
-    return aten.where.self(value, seen, hidden) if mask.keeps else aten.where.self(value, hidden, seen)
+    hidden, seen = (aten.full.default([], number, dtype=torch.float32) for number in (mask.fill, 0.0))
+    chosen: Value = aten.where.self(value, *((seen, hidden) if mask.keeps else (hidden, seen)))
+    return chosen
 
 
 def _back_to_softmax(node: fx.Node) -> fx.Node | None:
@@ -201,11 +200,14 @@ def _read(softmax: fx.Node, model: Model) -> tuple[str | None, _Scores]:
             offset = 0
             if node.target is aten.baddbmm.default:
                 offset = 1
-                beta, alpha = float(node.kwargs.get("beta", 1)), float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+                beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+                assert isinstance(beta, (int, float)) and isinstance(alpha, (int, float)), "expected numbers"
                 if beta:
-                    found.masks.append(_Mask(node.args[0], factor * beta))  # type: ignore[arg-type]
+                    found.masks.append(_Mask(node.all_input_nodes[0], factor * beta))
                 factor *= alpha
-            found.query, found.key = node.args[offset], node.args[offset + 1]  # type: ignore[assignment]
+            query, key = node.args[offset : offset + 2]
+            assert isinstance(query, fx.Node) and isinstance(key, fx.Node)
+            found.query, found.key = query, key
             found.scale = factor * found.softcap if in_cap else factor
             return None, found
         step = _step(node, found, factor, model)
@@ -239,11 +241,11 @@ def _step(node: fx.Node, found: _Scores, factor: float, model: Model) -> tuple[o
         found.masks.append(_Mask(mask, factor))
         return scores, 1.0
     if node.target in (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf) and isinstance(first, fx.Node):
-        for scores, other, keeps in ((second, node.args[2], True), (node.args[2], second, False)):
+        for kept, other, keeps in ((second, node.args[2], True), (node.args[2], second, False)):
             fill = _constant(other, model, found)
-            if fill is not None and isinstance(scores, fx.Node):
+            if fill is not None and isinstance(kept, fx.Node):
                 found.masks.append(_Mask(first, fill=fill * factor, keeps=keeps))
-                return scores, 1.0
+                return kept, 1.0
         return None
     if node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor) and isinstance(second, fx.Node):
         fill = _constant(node.args[2], model, found)
@@ -281,11 +283,12 @@ def _leads_to_product(node: fx.Node) -> bool:
     for _ in range(16):
         if node.target in _PRODUCTS or node.target is aten.baddbmm.default:
             return True
-        if node.op != "call_function" or not isinstance(node.args[0], fx.Node):
+        if node.op != "call_function" or not node.args:
             return False
-        node = node.args[1] if node.target is aten.where.self else node.args[0]  # type: ignore[assignment]
-        if not isinstance(node, fx.Node):
+        source = node.args[1] if node.target is aten.where.self else node.args[0]
+        if not isinstance(source, fx.Node):
             return False
+        node = source
     return False
 
 
