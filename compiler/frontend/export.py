@@ -76,8 +76,8 @@ class LogitsOf(nn.Module):
         if isinstance(result, torch.Tensor):
             return result
         raise UnsupportedModel(
-            f"{type(self.module).__name__} returns {type(result).__name__}; expected logits: a tensor, a tuple that starts "
-            "with one, or an object with `.logits`"
+            f"{type(self.module).__name__} returns {type(result).__name__}; expected logits: a tensor, a tuple that "
+            "starts with one, or an object with `.logits`"
         )
 
 
@@ -102,13 +102,14 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
     tokens = torch.arange(3, 3 + EXAMPLE_LENGTH)[None]
     try:
         with torch.no_grad():
-            program = torch.export.export(
+            program: torch.export.ExportedProgram = torch.export.export(
                 module, (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
             )
             table = _decompositions()
             if _is_plain(program.graph_module, table):  # a second trace costs as much as the first
                 return program
-            return program.run_decompositions(table)  # type: ignore[arg-type]
+            tidied: torch.export.ExportedProgram = program.run_decompositions(table)
+            return tidied
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -164,7 +165,7 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
     copies: dict[fx.Node, Any] = {}
     weights: dict[str, Weight] = {}
     constants = {**program.constants, **program.state_dict}
-    outputs = {spec.arg.name for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"}  # type: ignore[union-attr]
+    outputs = {spec.arg.name for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"}
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node in sorted(placeholders, key=lambda node: node.name not in stored):
         if node.name not in stored:
@@ -179,7 +180,7 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
         weights[copy.name] = bind(name, constants[stored[node.name]])
         copies[node] = copy
     _copy(program.graph_module, graph, copies, short)
-    returned = [value for value in program.graph.output_node().args[0] if isinstance(value, fx.Node)]  # type: ignore[union-attr]
+    returned = [value for value in program.graph.output_node().args[0] if isinstance(value, fx.Node)]
     result = [value for value in returned if value.name in outputs]
     if len(result) != 1:
         raise UnsupportedModel(f"the traced program returns {len(result)} values; expected logits alone")
@@ -199,21 +200,23 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
         if node.op == "call_function" and node.target in _WRAPPERS:
             _dissolve(source, node, graph, copies, short)
         elif node.op == "call_function" and node.target is operator.getitem and isinstance(copies[node.args[0]], tuple):
-            copies[node] = copies[node.args[0]][node.args[1]]  # type: ignore[index]
+            copies[node] = copies[node.args[0]][node.args[1]]
         elif node.op == "call_function" and node.target not in _ASSERTS:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta = {"val": node.meta.get("val"), "origin": _origin(node, short)}
         elif node.op not in ("placeholder", "output", "call_function"):
-            raise UnsupportedModel(f"the traced program holds a `{node.op}` node ({node.target}); expected operators only")
+            raise UnsupportedModel(
+                f"the traced program holds a `{node.op}` node ({node.target}); expected operators only"
+            )
 
 
 def _dissolve(
     source: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any], short: _Strip
 ) -> None:
-    place = next(i for i, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+    place, part = next((i, arg) for i, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
     if node.target is _WRAPPERS[1] and node.args[2]:
         raise UnsupportedModel("the traced program computes a part under autocast; expected explicit dtypes")
-    body = getattr(source, str(node.args[place].target))  # type: ignore[union-attr]
+    body = getattr(source, str(part.target))
     inputs = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
     for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
         copies[inner] = copies[given]  # type: ignore[index]

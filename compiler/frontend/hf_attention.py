@@ -46,7 +46,8 @@ def attention_forward(
     unknown = sorted(name for name, item in others.items() if item is not None and name not in _IGNORED)
     if unknown:
         raise UnsupportedModel(
-            f"{type(module).__name__} passes {', '.join(unknown)} to its attention; expected mask, scale, softcap or sinks"
+            f"{type(module).__name__} passes {', '.join(unknown)} to its attention; expected mask, scale, softcap or "
+            "sinks"
         )
     causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
     scale = float(query.shape[-1] ** -0.5) if scaling is None else float(scaling)
