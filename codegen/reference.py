@@ -33,10 +33,12 @@ class ReferenceProgram:
         names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         given = [*STEP_INPUTS, *(f"{kind}_cache_{i}" for i in range(len(caches)) for kind in "kv")]
         if names[len(names) - len(given) :] != given:
-            raise ArtifactRejected(f"the graph ends in inputs {names[-len(given):]}; expected {given}")
+            raise ArtifactRejected(f"the graph ends in inputs {names[-len(given) :]}; expected {given}")
         missing = [name for name in names[: len(names) - len(given)] if name not in weights]
         if missing:
-            raise ArtifactRejected(f"the weights lack {missing[0]} (and {len(missing) - 1} more); expected every input of the graph")
+            raise ArtifactRejected(
+                f"the weights lack {missing[0]} (and {len(missing) - 1} more); expected every input of the graph"
+            )
         self._weights = [weights[name] for name in names[: len(names) - len(given)]]
 
     def allocate(self, num_blocks: int, block_size: int) -> None:

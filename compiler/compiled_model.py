@@ -46,7 +46,7 @@ class CompiledModel:
     def stream(self, prompt: str | Sequence[int], *, chat: bool = False, **sampling: object) -> Iterator[str]:
         """The continuation of one prompt, piece by piece as its text becomes certain."""
         given = [prompt] if isinstance(prompt, str) else [list(prompt)]
-        prompts = self._prompts(given, chat)  # type: ignore[arg-type]
+        prompts = self._prompts(given, chat)
         for increment in self.session.stream(prompts, _params(sampling)):
             if increment.text:
                 yield increment.text

@@ -16,6 +16,7 @@ from llmc.errors import ArtifactRejected, BadOption
 from llmc.frontend.read import Read, read
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Report, run_passes
+from llmc.ir.serialize import load_graph
 from llmc.options import Options
 from llmc.packaging import Build
 from llmc.pipeline import pipeline
@@ -33,7 +34,7 @@ STEP_TOKENS, SEQUENCES = 8192, 256
 """Tokens and sequences in one step at most."""
 
 
-def compile(  # noqa: A001 - the name users type
+def compile(
     model: str | Path | nn.Module | fx.GraphModule | torch.export.ExportedProgram,
     *,
     dtype: str | None = None,
@@ -87,19 +88,19 @@ def load(directory: str | Path, *, verify: Verify = "full") -> CompiledModel:
     Raises:
         ArtifactRejected: any file is damaged, altered, renamed, added or missing, or its graph is not valid.
     """
-    from llmc.ir.serialize import load_graph
-
     artifact = Artifact.open(Path(directory), verify=verify)
     manifest = artifact.manifest
     program = manifest.programs.get("reference")
     if program is None or "graph" not in program:
-        raise ArtifactRejected(f"{directory}: holds programs {sorted(manifest.programs)}; expected the reference program")
+        raise ArtifactRejected(
+            f"{directory}: holds programs {sorted(manifest.programs)}; expected the reference program"
+        )
     module = load_graph(artifact.read(program["graph"]))
     dtypes = {name: info.dtype for name, info in artifact.weights_header.tensors.items()}
     weights = {name: reference.torch_view(array, dtypes[name]) for name, array in artifact.weights().items()}
     running = reference.ReferenceProgram(module, weights, manifest.kv)
     session = Session(running, manifest.model, manifest.ranges, Tokenizer.from_artifact(artifact))
-    report = {
+    report: dict[str, object] = {
         "passes": manifest.content["passes"],
         "rewrites": manifest.content["rewrites"],
         **manifest.report,
@@ -144,7 +145,12 @@ def _build(source: Read, report: Report, options: Options) -> Build:
 
 
 def _spelled(options: Options) -> dict[str, object]:
-    return {"dtype": options.dtype, "max_context": options.max_context, "prove": options.prove, "stop_after": options.stop_after}
+    return {
+        "dtype": options.dtype,
+        "max_context": options.max_context,
+        "prove": options.prove,
+        "stop_after": options.stop_after,
+    }
 
 
 def _report(model: Model, report: Report) -> dict[str, object]:
