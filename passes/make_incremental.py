@@ -16,12 +16,15 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from llmc.errors import UnsupportedModel
+from llmc.errors import BuildFailed, UnsupportedModel
 from llmc.ir.coordinate_rules import RULES
 from llmc.ir.coordinates import Coordinates, Formula
-from llmc.ir.locality import SHARED, token_labels
+from llmc.ir.labels import SHARED
+from llmc.ir.locality import token_labels
 from llmc.ir.mask import LENGTH
 from llmc.ir.model import Model, Origin
+from llmc.ir.prove import Disproved
+from llmc.ir.prove_steps import prove_steps
 from llmc.ir.rewrite import Rewriter
 
 aten = torch.ops.aten
@@ -64,6 +67,7 @@ class MakeIncremental:
         start = time.perf_counter()
         graph = model.graph
         graph.eliminate_dead_code()
+        before = _copy(graph) if rewriter.prove else None
         tokens = model.inputs()[0]
         inputs = _step_inputs(model, tokens)
         _read_positions(model, inputs["positions"])
@@ -80,8 +84,21 @@ class MakeIncremental:
         propagate(model)
         _check(model)
         propagate(model, after=_select_rows(model, inputs["rows"]))
-        rewriter.record(self.name, inputs["tokens"], 0.0, time.perf_counter() - start)
+        error = self._prove(before, model, rewriter) if before is not None else 0.0
+        rewriter.record(self.name, inputs["tokens"], error, time.perf_counter() - start)
         return layers
+
+    def _prove(self, before: fx.Graph, model: Model, rewriter: Rewriter) -> float:
+        try:
+            return prove_steps(before, model)
+        except Disproved as disproved:
+            raise BuildFailed(f"rewrite {len(rewriter.applied) + 1}, {self.name}: {disproved}") from disproved
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
 
 
 def _step_inputs(model: Model, tokens: fx.Node) -> dict[str, fx.Node]:
@@ -99,14 +116,13 @@ def _step_inputs(model: Model, tokens: fx.Node) -> dict[str, fx.Node]:
 
 def _fake(mode: FakeTensorMode, example: torch.Tensor, dynamic: int) -> torch.Tensor:
     kinds = [DimDynamic.DUCK] * dynamic + [DimDynamic.STATIC] * (example.dim() - dynamic)
-    context: StatelessSymbolicContext[object, object] = StatelessSymbolicContext(
-        dynamic_sizes=kinds, constraint_sizes=[None] * example.dim()
-    )
+    context = StatelessSymbolicContext(dynamic_sizes=kinds, constraint_sizes=[None] * example.dim())  # type: ignore[var-annotated]
     return mode.from_tensor(example, symbolic_context=context)
 
 
 def _read_positions(model: Model, positions: fx.Node) -> None:
     """Make everything that is computed from token indices alone a function of `positions`."""
+    _read_tables(model, positions)
     coordinates = Coordinates(model, RULES)
     for node in list(model.graph.nodes):
         if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
@@ -123,6 +139,29 @@ def _read_positions(model: Model, positions: fx.Node) -> None:
             replacement = _emit(model.graph, value, positions, node, axis)
         for user in feeds:
             user.replace_input_with(node, replacement)
+
+
+def _read_tables(model: Model, positions: fx.Node) -> None:
+    """Where the first S rows of a table are cut out, one for each token of a sequence, read those at `positions`."""
+    length = model.inputs()[0].meta["val"].shape[1]
+    for node in model.calls(aten.slice.Tensor):
+        given: list[object] = [*node.args, *(0, 0, None, 1)[len(node.args) - 1 :]]
+        base, dim, start, end, step = given
+        assert isinstance(base, fx.Node) and isinstance(dim, int)
+        taken, held = node.meta["val"].shape, base.meta["val"].shape
+        if start != 0 or step != 1 or end is None or not isinstance(held[dim], int):
+            continue
+        if not isinstance(taken[dim], torch.SymInt) or taken[dim].node.expr != length.node.expr:
+            continue
+        with model.graph.inserting_before(node):
+            if dim == 0 and len(held) == 2:
+                rows = model.graph.call_function(aten.embedding.default, (base, positions))
+            else:
+                rows = model.graph.call_function(aten.index.Tensor, (base, [*[None] * dim, positions]))
+        rows.meta.update(val=node.meta["val"], origin=node.meta["origin"])
+        feeds = [user for user in node.users if user.target is not MASKED]
+        for user in feeds:
+            user.replace_input_with(node, rows)
 
 
 def _tensor(node: fx.Node) -> bool:
@@ -180,7 +219,8 @@ def _emit(graph: fx.Graph, value: sympy.Expr, positions: fx.Node, like: fx.Node,
             bounds = (build(bound), None) if isinstance(part, sympy.Max) else (None, build(bound))
             return call(aten.clamp.default, build(inner), *bounds)
         raise UnsupportedModel(
-            f"{like.name} ({origin}) computes {value} from positions p; expected sums, products, minima or integer division"
+            f"{like.name} ({origin}) computes {value} from positions p; expected sums, products, minima or integer "
+            "division"
         )
 
     node = build(value)
@@ -254,11 +294,16 @@ def propagate(model: Model, after: fx.Node | None = None) -> None:
             ) from error
 
 
+def _result(model: Model) -> fx.Node:
+    """The node that is the graph's one output."""
+    (results,) = model.graph.output_node().args
+    assert isinstance(results, (list, tuple)) and isinstance(results[0], fx.Node), "expected a graph with one output"
+    return results[0]
+
+
 def _check(model: Model) -> None:
     for tokens in (5, 3):
-        labels = token_labels(model, tokens)
-        result = model.graph.output_node().args[0][0]  # type: ignore[index]
-        label = labels[result]
+        label = token_labels(model, tokens)[_result(model)]
         own = torch.arange(tokens).reshape(1, -1, 1)
         if label is None or not torch.equal(torch.where(label == SHARED, own, label), own.expand(label.shape)):
             raise UnsupportedModel(
@@ -279,7 +324,7 @@ def _select_rows(model: Model, rows: fx.Node) -> fx.Node:
     Returns the node that selects; every value from there on is another.
     """
     output = model.graph.output_node()
-    result: fx.Node = output.args[0][0]  # type: ignore[index,assignment]
+    result = _result(model)
     reader, point = output, result
     while point.target in _ROW_WISE and (point is result or len(point.users) == 1):
         varying = [source for source in point.all_input_nodes if not model.is_weight(source)]
@@ -290,7 +335,7 @@ def _select_rows(model: Model, rows: fx.Node) -> fx.Node:
         chosen = model.graph.call_function(aten.index_select.default, (point, 1, rows))
     chosen.meta["origin"] = point.meta["origin"]
     reader.replace_input_with(point, chosen)
-    last: fx.Node = output.args[0][0]  # type: ignore[index,assignment]
+    last = _result(model)
     with model.graph.inserting_before(output):
         logits = model.graph.call_function(aten.select.int, (last, 0, 0))
     logits.meta["origin"] = last.meta["origin"]
