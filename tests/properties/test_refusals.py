@@ -83,7 +83,7 @@ def normalise_over_tokens(x: Tensor) -> Tensor:
     return x.softmax(1)
 
 
-@pytest.mark.parametrize("extra", [cut_table, positions])
+@pytest.mark.parametrize("extra", [cut_table, positions, count_ones])
 def test_functions_of_the_position_compile(extra: Callable[[Tensor], Tensor]) -> None:
     module = Extended(extra).eval()
     require(check(llmc.compile(module).session.program, module, RECIPE.vocab), extra.__name__)
@@ -101,7 +101,6 @@ def test_functions_of_the_position_compile(extra: Callable[[Tensor], Tensor]) ->
         convolve,
         reverse,
         normalise_over_tokens,
-        count_ones,
     ],
 )
 def test_other_mixing_of_tokens_is_refused_by_op_and_source_line(extra: Callable[[Tensor], Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Every family that llmc promises compiles and gives eager's logits, however the tokens are fed; the others are refused."""
+"""Every promised family compiles and gives eager's logits, however its tokens are fed; the others are refused."""
 
 import pytest
 from zoo.variants import DEPENDS_ON_LENGTH, NOT_CAUSAL, RECURRENT, REQUIRED, VARIANTS
@@ -15,7 +15,7 @@ VOCAB = 128
 def test_a_required_family_compiles_and_matches_eager(family: str) -> None:
     module = tiny(family)
     compiled = llmc.compile(module)
-    require(check(compiled.program, module, VOCAB), family)
+    require(check(compiled.session.program, module, VOCAB), family)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -23,7 +23,7 @@ def test_a_variant_of_a_family_compiles_and_matches_eager(variant: str) -> None:
     family, changes = VARIANTS[variant]
     module = tiny(family, **changes)
     compiled = llmc.compile(module)
-    require(check(compiled.program, module, VOCAB), variant)
+    require(check(compiled.session.program, module, VOCAB), variant)
 
 
 @pytest.mark.parametrize("variant", DEPENDS_ON_LENGTH)

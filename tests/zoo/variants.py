@@ -5,9 +5,9 @@ from typing import Any
 
 REQUIRED = (
     "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo",
-    "gpt_neox", "gptj", "opt", "bloom", "falcon", "mpt", "olmo", "olmo2", "olmo3", "cohere", "cohere2", "granite", "stablelm",
-    "starcoder2", "smollm3", "glm4", "exaone4", "persimmon", "biogpt", "codegen", "gpt_bigcode", "mixtral", "qwen2_moe",
-    "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "deepseek_v3",
+    "gpt_neox", "gptj", "opt", "bloom", "falcon", "mpt", "olmo", "olmo2", "olmo3", "cohere", "cohere2", "granite",
+    "stablelm", "starcoder2", "smollm3", "glm4", "exaone4", "persimmon", "biogpt", "codegen", "gpt_bigcode", "mixtral",
+    "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "deepseek_v3",
 )  # fmt: skip
 """Families that must compile as they are."""
 
