@@ -8,6 +8,7 @@ Python's expression grammar, parsed here and never evaluated as code: `(k <= q) 
 import ast
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Literal
 
 import sympy
 import torch
@@ -46,67 +47,114 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Tensor, Tensor], Tensor]] = {
     ast.Eq: torch.eq,
     ast.NotEq: torch.ne,
 }
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "where": torch.where,
-    "minimum": torch.minimum,
-    "maximum": torch.maximum,
-    "abs": torch.abs,
-    "floor": torch.floor,
-    "log": torch.log,
-    "exp": torch.exp,
-    "sqrt": torch.sqrt,
+_FUNCTIONS: dict[str, tuple[int, Callable[..., Tensor]]] = {
+    "where": (3, torch.where),
+    "minimum": (2, torch.minimum),
+    "maximum": (2, torch.maximum),
+    "abs": (1, torch.abs),
+    "floor": (1, torch.floor),
+    "log": (1, torch.log),
+    "exp": (1, torch.exp),
+    "sqrt": (1, torch.sqrt),
 }
+"""Each function of the grammar: how many arguments it takes, and what it does."""
+
+_REAL = ("log", "exp", "sqrt")
+"""Functions whose result is no integer, whatever they are given."""
+
+_LOGIC = (ast.BitAnd, ast.BitOr, ast.BitXor)
+
+Kind = Literal["predicate", "number", "either"]
+"""What a formula gives; a table may hold either."""
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.expr:
+def _parsed(text: str) -> tuple[ast.expr, Kind]:
     if len(text) > 4096:
         raise InvalidGraph(f"mask formula of {len(text)} characters; expected at most 4096")
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidGraph(f"mask formula {text[:80]!r} is no expression: {error}") from error
-    _check(tree, text)
-    return tree
+    return tree, _kind(tree, text)
 
 
-def _check(node: ast.expr, text: str, depth: int = 0) -> None:
+def _kind(node: ast.expr, text: str, depth: int = 0) -> Kind:
+    """What a formula gives. Raises `InvalidGraph` where it leaves the grammar, or mixes predicates and numbers."""
     if depth > 64:
         raise InvalidGraph(f"mask formula {text[:80]!r} is nested too deeply; expected at most 64 levels")
-    children: Sequence[ast.expr]
+
+    def needs(wanted: Kind, *parts: ast.expr) -> None:
+        for part in parts:
+            if _kind(part, text, depth + 1) not in (wanted, "either"):
+                raise InvalidGraph(f"mask formula {text[:80]!r} holds {ast.unparse(part)[:40]!r}; expected a {wanted}")
+
     match node:
-        case ast.Name(id="q" | "k" | "h") | ast.Constant(value=bool() | int() | float()):
-            return
+        case ast.Constant(value=bool()):
+            return "predicate"
+        case ast.Name(id="q" | "k" | "h") | ast.Constant(value=float()):
+            return "number"
+        case ast.Constant(value=int(value)) if value < 1 << 63:
+            return "number"
         case ast.BinOp(left, op, right) if type(op) in _BINARY:
-            children = (left, right)
-        case ast.UnaryOp(ast.USub() | ast.Invert(), operand):
-            children = (operand,)
+            kind: Kind = "predicate" if isinstance(op, _LOGIC) else "number"
+            needs(kind, left, right)
+            return kind
+        case ast.UnaryOp(ast.USub(), operand):
+            needs("number", operand)
+            return "number"
+        case ast.UnaryOp(ast.Invert(), operand):
+            needs("predicate", operand)
+            return "predicate"
         case ast.Compare(left, [op], [right]) if type(op) in _COMPARE:
-            children = (left, right)
-        case ast.Call(ast.Name(id=name), args, []) if name in _FUNCTIONS and args:
-            children = args
-        case ast.Subscript(ast.Name(id=name), index) if name[:1] == "t" and name[1:].isdigit():
-            children = index.elts if isinstance(index, ast.Tuple) else (index,)
-        case _:
-            raise InvalidGraph(
-                f"mask formula {text[:80]!r} holds {ast.unparse(node)[:40]!r}; expected arithmetic and comparisons of "
-                "q, k, h and tables t0, t1, ..."
-            )
-    for child in children:
-        _check(child, text, depth + 1)
+            needs("number", left, right)
+            return "predicate"
+        case ast.Call(ast.Name(id="where"), [condition, then, other], []):
+            needs("predicate", condition)
+            kind = _kind(then, text, depth + 1)
+            if kind == "either":
+                return _kind(other, text, depth + 1)
+            needs(kind, other)
+            return kind
+        case ast.Call(ast.Name(id=name), args, []) if name in _FUNCTIONS and len(args) == _FUNCTIONS[name][0] < 3:
+            needs("number", *args)
+            return "number"
+        case ast.Subscript(ast.Name(id=name), index) if _is_table(name):
+            needs("number", *_parts(index))
+            return "either"
+    raise InvalidGraph(
+        f"mask formula {text[:80]!r} holds {ast.unparse(node)[:40]!r}; expected arithmetic and comparisons of "
+        "q, k, h and tables t0, t1, ..."
+    )
 
 
-def validate(text: str) -> None:
-    """Raise `InvalidGraph` unless `text` is a formula of the grammar."""
-    _parsed(text)
+def _is_table(name: str) -> bool:
+    return name[:1] == "t" and name[1:].isdecimal() and name.isascii() and len(name) < 8
+
+
+def _parts(index: ast.expr) -> Sequence[ast.expr]:
+    return index.elts if isinstance(index, ast.Tuple) else (index,)
+
+
+def validate(text: str, kind: Kind = "either") -> None:
+    """Raise `InvalidGraph` unless `text` is a formula of the grammar that gives what `kind` says."""
+    found = _parsed(text)[1]
+    if kind != found and "either" not in (kind, found):
+        raise InvalidGraph(f"mask formula {text[:80]!r} is a {found}; expected a {kind}")
 
 
 def evaluate(text: str, q: Tensor, k: Tensor, h: Tensor, tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """The value of a formula for positions and heads that broadcast against each other.
 
     Numbers that are not integers, such as a table's, are computed in `dtype`; a predicate gives a bool tensor.
+
+    Raises:
+        InvalidGraph: the text leaves the grammar, or names a table that is not given.
     """
     grid: Grid = {"q": q, "k": k, "h": h}
+
+    def real(node: ast.expr) -> Tensor:
+        return value(node).to(dtype)
 
     def value(node: ast.expr) -> Tensor:
         match node:
@@ -116,7 +164,8 @@ def evaluate(text: str, q: Tensor, k: Tensor, h: Tensor, tables: Sequence[Tensor
                 kind = dtype if isinstance(number, float) else None
                 return torch.tensor(number, dtype=kind, device=q.device)
             case ast.BinOp(left, op, right):
-                return _BINARY[type(op)](value(left), value(right))
+                wide = isinstance(op, ast.Div)  # of integers torch would make float32
+                return _BINARY[type(op)](real(left) if wide else value(left), real(right) if wide else value(right))
             case ast.UnaryOp(ast.USub(), operand):
                 return -value(operand)
             case ast.UnaryOp(_, operand):
@@ -124,15 +173,16 @@ def evaluate(text: str, q: Tensor, k: Tensor, h: Tensor, tables: Sequence[Tensor
             case ast.Compare(left, [op], [right]):
                 return _COMPARE[type(op)](value(left), value(right))
             case ast.Call(ast.Name(id=name), args, _):
-                return _FUNCTIONS[name](*(value(arg) for arg in args))
-            case ast.Subscript(ast.Name(id=name), index):
-                parts = index.elts if isinstance(index, ast.Tuple) else [index]
+                return _FUNCTIONS[name][1](*(real(arg) if name in _REAL else value(arg) for arg in args))
+            case ast.Subscript(ast.Name(id=name), index) if int(name[1:]) < len(tables):
                 table = tables[int(name[1:])]
-                read = table[tuple(torch.broadcast_tensors(*(value(part).long() for part in parts)))]
+                read = table[tuple(torch.broadcast_tensors(*(value(part).long() for part in _parts(index))))]
                 return read.to(dtype) if read.is_floating_point() else read
-        raise InvalidGraph(f"mask formula {text[:80]!r} holds {ast.unparse(node)[:40]!r}")
+        raise InvalidGraph(
+            f"mask formula {text[:80]!r} holds {ast.unparse(node)[:40]!r}; given are {len(tables)} tables"
+        )
 
-    return value(_parsed(text))
+    return value(_parsed(text)[0])
 
 
 def canonical(predicate: sympy.Basic) -> sympy.Basic:
@@ -183,7 +233,7 @@ def _print(node: sympy.Basic) -> str:
     if isinstance(node, sympy.Integer):
         return str(int(node))
     if isinstance(node, sympy.Rational):
-        return f"({int(node.p)} / {int(node.q)})"
+        return f"{int(node.p)} / {int(node.q)}"
     if isinstance(node, sympy.Float):
         return repr(float(node))
     if isinstance(node, (sympy.And, sympy.Or)):
@@ -196,7 +246,9 @@ def _print(node: sympy.Basic) -> str:
         return f"{_print(node.lhs)} {sign} {_print(node.rhs)}"
     if isinstance(node, sympy.Add):
         text = ""
-        for term in sorted(node.args, key=lambda term: (term.could_extract_minus_sign(), str(term))):
+        for term in sorted(
+            node.args, key=lambda term: (term.could_extract_minus_sign(), bool(term.is_number), str(term))
+        ):
             if term.could_extract_minus_sign():
                 text += f" - {_factor(-term)}" if text else f"-{_factor(-term)}"
             else:

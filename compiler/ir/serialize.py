@@ -209,7 +209,7 @@ class _Reader:
             value = args[place] if place < len(args) else kwargs.get(argument.name)
             if target.namespace == "llmc" and argument.name in ("mask", "bias") and isinstance(value, str):
                 try:
-                    validate(value)
+                    validate(value, "predicate" if argument.name == "mask" else "number")
                 except Exception as error:
                     _reject(f"{where}: {error}")
             writes = argument.alias_info is not None and argument.alias_info.is_write
