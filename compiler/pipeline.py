@@ -12,6 +12,7 @@ from llmc.passes.fold_constants import FoldConstants
 from llmc.passes.fold_norm_weights import FoldNormWeights
 from llmc.passes.fuse_gate_up import FuseGateUp
 from llmc.passes.fuse_qkv import FuseQkv
+from llmc.passes.join_writes import JoinWrites
 from llmc.passes.lift_masks import LiftMasks
 from llmc.passes.make_incremental import MakeIncremental
 from llmc.passes.merge_views import MergeViews
@@ -29,6 +30,7 @@ def pipeline() -> Mapping[str, Sequence[Pass]]:
         "tidy": (
             EliminateDead(),  # first, so that nothing is tidied that nothing reads
             Canonicalize(),
+            JoinWrites(),  # an empty tensor belongs to no token
             FoldConstants(),  # before masks are lifted: ALiBi's slopes are constants only then
             EliminateCommon(),
             MergeViews(),

@@ -16,6 +16,7 @@ from llmc.ir.infer import fake_mode
 from llmc.ir.model import Model
 from llmc.ir.prove import Kind, Prover
 from llmc.ir.rewrite import Rewriter
+from llmc.ir.sizes import number
 from llmc.passes.canonicalize_exchange import exchange
 from llmc.passes.canonicalize_site import Site, aten
 from llmc.passes.drop_batch_dim_rules import Unit, is_movement, without_unit
@@ -47,25 +48,32 @@ class DropBatchDim:
     def _sweep(self, model: Model, prover: Prover | None) -> int:
         mode = fake_mode(model.graph)
         units: dict[fx.Node, Unit] = {}
+        reshaped: dict[fx.Node, fx.Node] = {}
         changes = 0
         for node in model.calls():
             if not node.users or not isinstance(node.meta["val"], torch.Tensor):
                 continue
-            if _starts(node, units):
-                units[node] = Unit(node.args[0], 0)  # type: ignore[arg-type]
-            elif any(source in units for source in _operands(node)):
+            site = Site(model, mode, node)
+            if any(source in units for source in _operands(node)):
                 kind: Kind = "exact" if is_movement(node) else "reassociating"
-                site = Site(model, mode, node)
                 changes += exchange(self.name, site, lambda site: without_unit(site, units), kind, prover)
+            elif node.target is aten.unsqueeze.default and node.args[1] == 0:
+                units[node] = Unit(node.args[0], 0)  # type: ignore[arg-type]
+            elif node.target is aten.reshape.default and number(node.meta["val"].shape[0]) == 1:
+                whole = _unsqueezed(site)
+                units[whole] = Unit(whole.args[0], 0)  # type: ignore[arg-type]
+                reshaped[whole] = node
+                node.replace_all_uses_with(whole)
+        for whole, node in reshaped.items():
+            whole.replace_all_uses_with(node)
         model.graph.eliminate_dead_code()
         return changes
 
 
-def _starts(node: fx.Node, units: dict[fx.Node, Unit]) -> bool:
-    """Whether `node` puts a dimension of size 1 before a value that has none yet."""
-    if node.target is not aten.unsqueeze.default:
-        return False
-    return bool(node.args[1] == 0) and node.args[0] not in units
+def _unsqueezed(site: Site) -> fx.Node:
+    """A reshape to [1, ...] as one that leaves out the dimension of size 1, and `unsqueeze`."""
+    shape: list[object] = list(site["shape"])
+    return site.call(aten.unsqueeze.default, site.call(aten.reshape.default, site["self"], shape[1:]), 0)
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

@@ -256,6 +256,10 @@ def _unknown(call: Call) -> Dropped:
     return Dropped(call.site.call(aten.squeeze.dims, again, [0]), 0)
 
 
+def _keeps(call: Call) -> Dropped:
+    raise _Keeps
+
+
 def _takes_first(user: fx.Node) -> bool:
     return user.target is aten.squeeze.dims and 0 in user.args[1]  # type: ignore[operator]
 
@@ -304,6 +308,7 @@ _MOVEMENT: dict[object, Rule] = {
 
 _RULES: dict[object, Rule] = {
     **_MOVEMENT,
+    aten.new_empty.default: _keeps,  # its result is no function of its operands, so that nothing could be proved
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,
     **dict.fromkeys(
