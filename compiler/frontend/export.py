@@ -14,7 +14,9 @@ import torch
 from torch import fx, nn
 
 from llmc.errors import UnsupportedModel
+from llmc.frontend.places import raised_at, specialized_lengths
 from llmc.ir.model import Model, Origin
+from llmc.ir.verify import FUNCTIONS
 from llmc.ir.weights import Weight
 
 EXAMPLE_LENGTH = 11
@@ -100,8 +102,9 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
         UnsupportedModel: torch.export cannot trace it with a dynamic length; the message carries the reason.
     """
     tokens = torch.arange(3, 3 + EXAMPLE_LENGTH)[None]
+    places: list[str] = []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), specialized_lengths(module) as places:
             program: torch.export.ExportedProgram = torch.export.export(
                 module, (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
             )
@@ -114,7 +117,14 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
         raise
     except Exception as error:
         name = type(getattr(module, "module", module)).__name__
+        if places:
+            raise UnsupportedModel(
+                f"{name} cannot be traced with a dynamic length: it becomes a constant in {_Strip()(places[0])}; "
+                "expected a forward pass whose Python code is the same for any length, without loops over tokens"
+            ) from error
         reason = _first_lines(str(error))
+        if place := _Strip()(raised_at(error, module)):
+            reason = f"{reason}, in {place}"
         raise UnsupportedModel(
             f"{name} cannot be traced with a dynamic length: {type(error).__name__}: {reason}; "
             "expected a module whose forward has no control flow that depends on token values"
@@ -202,7 +212,15 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
         elif node.op == "call_function" and node.target is operator.getitem and isinstance(copies[node.args[0]], tuple):
             copies[node] = copies[node.args[0]][node.args[1]]
         elif node.op == "call_function" and node.target not in _ASSERTS:
+            if not isinstance(node.target, torch._ops.OpOverload) and node.target not in FUNCTIONS:
+                raise UnsupportedModel(
+                    f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, products, "
+                    "quotients, remainders, minima or maxima"
+                )
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.target in _UNFILLED:
+                copies[node].target = _UNFILLED[node.target]
+                copies[node].kwargs = {key: item for key, item in node.kwargs.items() if key != "memory_format"}
             copies[node].meta = {"val": node.meta.get("val"), "origin": _origin(node, short)}
         elif node.op not in ("placeholder", "output", "call_function"):
             raise UnsupportedModel(
@@ -224,6 +242,13 @@ def _dissolve(
     results = body.graph.output_node().args[0]
     copies[node] = tuple(copies[value] for value in results) if isinstance(results, (tuple, list)) else copies[results]
 
+
+_UNFILLED = {
+    torch.ops.aten.new_empty.default: torch.ops.aten.new_zeros.default,
+    torch.ops.aten.empty_like.default: torch.ops.aten.zeros_like.default,
+    torch.ops.aten.empty.memory_format: torch.ops.aten.zeros.default,
+}
+"""Memory that is written later may as well hold zeros before: a graph computes the same each time it is run."""
 
 _ASSERTS = (
     torch.ops.aten._assert_tensor_metadata.default,

@@ -30,16 +30,19 @@ def test_a_variant_of_a_family_compiles_and_matches_eager(variant: str) -> None:
 def test_rope_that_depends_on_the_whole_length_is_refused(variant: str) -> None:
     family, changes = DEPENDS_ON_LENGTH[variant]
     with pytest.raises(UnsupportedModel):
-        llmc.compile(tiny(family, **changes))
+        llmc.compile(tiny(family, **changes), prove=False)
 
 
 @pytest.mark.parametrize("family", RECURRENT)
 def test_a_recurrent_family_is_refused_by_op_module_and_source_line(family: str) -> None:
-    with pytest.raises(UnsupportedModel, match=r"aten\.\w+.* model\.layers\.\d+\.\S+ at modeling_\w+\.py:\d+"):
-        llmc.compile(tiny(family))
+    """The op is named, or, of a Python loop over tokens, that it fixes the length."""
+    what = r"(aten\.\w+|the length|it becomes a constant)"
+    where = r"\.(layers|blocks)\.\d+\.\w+\S* at modeling_\w+\.py:\d+"
+    with pytest.raises(UnsupportedModel, match=rf"{what}.*{where}"):
+        llmc.compile(tiny(family), prove=False)
 
 
 @pytest.mark.parametrize("family", NOT_CAUSAL)
 def test_a_family_that_looks_ahead_is_refused(family: str) -> None:
     with pytest.raises(UnsupportedModel):
-        llmc.compile(tiny(family))
+        llmc.compile(tiny(family), prove=False)

@@ -80,8 +80,7 @@ pass; llmc serves one of the two regimes or refuses, but it never mixes them.
 """
 
 RECURRENT = (
-    "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba2", "lfm2",
-    "falcon_h1", "qwen3_next", "minimax", "kimi_linear",
+    "mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "jamba", "lfm2", "lfm3", "minimax",
 )  # fmt: skip
 """Families that mix tokens by a scan, a convolution or a linear attention, which llmc does not compile."""
 
