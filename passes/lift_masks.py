@@ -195,10 +195,11 @@ def _prove(model: Model, node: fx.Node, lifted: Lifted) -> None:
     heads = int(node.args[0].meta["val"].shape[1])  # type: ignore[union-attr]
     tables = [model.weights[table.name].evaluate() for table in lifted.tables]
     for size in _sizes(lifted.mask):
-        shape = (1, heads, size, size) if lifted.tables or lifted.bias != "0" else (1, 1, size, size)
         expected = (
             evaluate_at_length(model, mask, size) if isinstance(mask, fx.Node) else torch.ones(1, dtype=torch.bool)
         )
+        alike = not lifted.tables and lifted.bias == "0" and (expected.dim() < 3 or expected.shape[-3] == 1)
+        shape = (1, 1 if alike else heads, size, size)
         found = _as_scores(lifted, tables, size, heads)
         if not _same(_scores(expected, causal, shape), found.expand(shape), invariant=sinks is None):
             raise Disproved(

@@ -290,7 +290,8 @@ def propagate(model: Model, after: fx.Node | None = None) -> None:
                 node.meta["val"] = node.target(*args, **kwargs)
         except Exception as error:
             raise UnsupportedModel(
-                f"{node.target} at {node.meta['origin']} does not run on packed tokens: {str(error).splitlines()[0]}"
+                f"{node.target} at {node.meta['origin']} does not run on any number of packed tokens "
+                f"({type(error).__name__}); expected ops that act on each token alone, or attention"
             ) from error
 
 

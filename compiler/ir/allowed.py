@@ -44,7 +44,7 @@ zeros_like.default _softmax.default _to_copy.default
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"operator.{function.__name__}": function
-    for function in (operator.add, operator.sub, operator.mul, operator.floordiv, operator.getitem)
+    for function in (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.getitem)
 }
 
 _ALLOWED_ATEN = frozenset(_ATEN.split())

@@ -28,7 +28,16 @@ from llmc.ir.show import expression, type_text
 from llmc.ir.subgraph import has_side_effects
 
 FUNCTIONS: frozenset[object] = frozenset(
-    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.getitem, torch.sym_max, torch.sym_min}
+    {
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+        operator.getitem,
+        torch.sym_max,
+        torch.sym_min,
+    }
 )
 """The targets that are no ops: arithmetic on sizes, and picking one of several results."""
 
