@@ -61,6 +61,7 @@ CORRECTIONS: Mapping[str, Correction] = {
         "without it no layer has attention", {"layer_types": ["linear_attention", "full_attention"]}
     ),
     "hunyuan_v1_moe": Correction("the defaults have a single expert", {"num_experts": 4, "moe_topk": 2}),
+    "lfm2": Correction("the defaults make every layer attention", {"layer_types": ["conv", "full_attention"]}),
     "lfm2_moe": Correction("the defaults name no layers", {"layer_types": ["conv", "full_attention"]}),
     "mamba2": Correction("heads times their size must be twice the width", {"num_heads": 8, "head_dim": 16}),
     "qwen4_exp_text": Correction(

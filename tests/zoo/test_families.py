@@ -36,7 +36,7 @@ def test_rope_that_depends_on_the_whole_length_is_refused(variant: str) -> None:
 @pytest.mark.parametrize("family", RECURRENT)
 def test_a_recurrent_family_is_refused_by_op_module_and_source_line(family: str) -> None:
     """The op is named, or, of a Python loop over tokens, that it fixes the length."""
-    what = r"(aten\.\w+|the length|it becomes a constant)"
+    what = r"(aten\.\w+|computes with sizes|becomes a constant)"
     where = r"\.(layers|blocks)\.\d+\.\w+\S* at modeling_\w+\.py:\d+"
     with pytest.raises(UnsupportedModel, match=rf"{what}.*{where}"):
         llmc.compile(tiny(family), prove=False)
