@@ -29,7 +29,7 @@ class Recipe:
     norm_place: str = "pre"
     """pre, post, or sandwich (around both)."""
     positions: str = "half"
-    """half, interleaved, complex, partial (half of a head rotates), learned, sinusoidal, alibi, none."""
+    """half, interleaved, complex, polar, partial (half of a head rotates), learned, sinusoidal, alibi, none."""
     window: int | None = None
     softcap: float | None = None
     sinks: bool = False
@@ -106,6 +106,11 @@ def rotate_complex(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
+def rotate_polar(x: Tensor, turn: Tensor, _: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turn).flatten(3).type_as(x)
+
+
 class Attention(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -154,7 +159,8 @@ class Attention(nn.Module):
         if kind == "partial":
             rotated, passed = x.split([x.shape[-1] // 2, x.shape[-1] // 2], dim=-1)
             return torch.cat([rotate_half(rotated, *turns), passed], -1)
-        return {"half": rotate_half, "interleaved": rotate_pairs, "complex": rotate_complex}[kind](x, *turns)
+        rotations = {"half": rotate_half, "interleaved": rotate_pairs, "complex": rotate_complex, "polar": rotate_polar}
+        return rotations[kind](x, *turns)
 
     def mask(self, length: int, x: Tensor) -> Tensor | None:
         """None (is_causal), or what is added to the scores, or a boolean tensor where true attends."""
@@ -283,6 +289,9 @@ class PlainModel(nn.Module):
         if r.positions in ("half", "interleaved", "complex", "partial"):
             angles = here[:, None].to(x.dtype) * self.frequencies[None, :]
             turns = angles.cos(), angles.sin()
+        if r.positions == "polar":
+            turn = torch.polar(torch.ones(tokens.shape[1], len(self.frequencies)), torch.outer(here, self.frequencies))
+            turns = turn, turn
         for block in self.blocks:
             x = block(x, turns)
         logits = self.head(self.norm(x))

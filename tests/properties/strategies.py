@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from properties.plain_models import ACTIVATIONS, Recipe
 
 NORMS = ("rms", "rms_offset", "rms_function", "rms_float_weight", "layer", "layer_no_bias", "layer_by_hand")
-ROTARY = ("half", "interleaved", "complex", "partial")
+ROTARY = ("half", "interleaved", "complex", "polar", "partial")
 OTHER_POSITIONS = ("learned", "sinusoidal", "alibi", "none")
 
 

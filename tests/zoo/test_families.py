@@ -22,7 +22,7 @@ def test_a_required_family_compiles_and_matches_eager(family: str) -> None:
 def test_a_variant_of_a_family_compiles_and_matches_eager(variant: str) -> None:
     family, changes = VARIANTS[variant]
     module = tiny(family, **changes)
-    compiled = llmc.compile(module)
+    compiled = llmc.compile(module, prove=False)  # the same rewrites are proved on the required families
     require(check(compiled.session.program, module, VOCAB), variant)
 
 
