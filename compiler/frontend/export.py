@@ -92,7 +92,16 @@ def _decompositions() -> dict[object, Callable[..., object]]:
         composite = torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
         if composite or name in _TAKEN_APART:
             chosen[op] = decomposition
-    return chosen
+    return {**chosen, torch.ops.aten.polar.default: _polar, torch.ops.aten.complex.default: _complex}
+
+
+def _complex(real: torch.Tensor, imaginary: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_complex(torch.stack((real, imaginary), dim=-1))
+
+
+def _polar(radius: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    # torch's own rules for the shapes of polar and complex fix symbolic sizes to numbers.
+    return _complex(radius * torch.cos(angle), radius * torch.sin(angle))
 
 
 def export(module: nn.Module) -> torch.export.ExportedProgram:

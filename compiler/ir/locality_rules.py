@@ -27,7 +27,7 @@ _POINTWISE = {
     aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.clamp.default, aten.dropout.default,
     aten.pow.Tensor_Scalar, aten.alias.default, aten.detach.default, aten.contiguous.default, aten.isin.Tensor_Scalar,
     aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
-    aten.nan_to_num.default, aten.softplus.default, aten.expand_as.default, aten.type_as.default,
+    aten.nan_to_num.default, aten.softplus.default, aten.polar.default, aten.complex.default, aten.expand_as.default, aten.type_as.default,
     dialect.gated_act.default,
 }  # fmt: skip
 
