@@ -27,8 +27,8 @@ _POINTWISE = {
     aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.clamp.default, aten.dropout.default,
     aten.pow.Tensor_Scalar, aten.alias.default, aten.detach.default, aten.contiguous.default, aten.isin.Tensor_Scalar,
     aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
-    aten.nan_to_num.default, aten.softplus.default, aten.polar.default, aten.complex.default, aten.expand_as.default, aten.type_as.default,
-    dialect.gated_act.default,
+    aten.nan_to_num.default, aten.softplus.default, aten.polar.default, aten.complex.default, aten.expand_as.default,
+    aten.type_as.default, dialect.gated_act.default,
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def from_shared(walk: Labels, node: fx.Node) -> Label:
 def _moved(walk: Labels, node: fx.Node) -> Tensor | list[Tensor]:
     # Data movement: run the op itself on the labels.
     def value(arg: fx.Node) -> int | Tensor:
-        return walk.sizes[arg] if arg in walk.sizes else walk.full(arg)
+        return walk.sizes[arg] if arg in walk.sizes else walk.full(arg).contiguous()
 
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
     assert callable(node.target)
@@ -82,6 +82,8 @@ def _item(walk: Labels, node: fx.Node) -> Tensor:
 
 
 def _padded(walk: Labels, node: fx.Node) -> Tensor:
+    if node.target is aten.pad.default and _argument(node, 2, "mode", "constant") != "constant":
+        raise Mixes("its effect on tokens is not known")
     pads = [walk.concrete(pad) for pad in _sequence(node.args[1])]
     return functional.pad(walk.full(node.args[0]), pads, value=SHARED)
 
@@ -269,6 +271,7 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys(_MOVEMENT, _moved),
     operator.getitem: _item,
     aten.constant_pad_nd.default: _padded,
+    aten.pad.default: _padded,
     aten.copy.default: _copied,
     aten.new_empty.default: from_shared,
     aten.new_zeros.default: from_shared,
@@ -291,6 +294,7 @@ RULES: dict[object, Rule] = {
     aten.var.correction: _reduced(1, 3),
     aten.var.dim: _reduced(1, 3),
     aten.std.correction: _reduced(1, 3),
+    aten.std.dim: _reduced(1, 3),
     aten.mean.default: _reduced(9, 9),
     aten.sum.default: _reduced(9, 9),
     aten.max.default: _reduced(9, 9),
