@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def source_module(model: str | Path, dtype: torch.dtype) -> nn.Module:
         use_safetensors=True,
         attn_implementation="eager",
     )
-    return module.eval()
+    return _eager_experts(module)
 
 
 def _gguf_module(path: Path, dtype: torch.dtype) -> nn.Module:
@@ -173,7 +174,15 @@ def _gguf_module(path: Path, dtype: torch.dtype) -> nn.Module:
             if name not in known:
                 raise BadInput(f"{path}: holds no tensor for {name}, a parameter of {type(module).__name__}")
             parameter.copy_(reader.read(name))
-    return module.eval()
+    return _eager_experts(module)
+
+
+def _eager_experts(module: Any) -> nn.Module:  # noqa: ANN401 - a PreTrainedModel
+    """`module` with a mixture computed expert by expert: the grouped product, its default, knows no float64."""
+    if module._can_set_experts_implementation():
+        module.set_experts_implementation("eager")
+    result: nn.Module = module.eval()
+    return result
 
 
 def _inputs(vocab_size: int, max_context: int | None) -> Iterator[Tensor]:

@@ -20,9 +20,18 @@ from llmc.ir.weights import Reader
 
 
 def translated(reader: Reader, module: PreTrainedModel) -> "TranslatedReader":
-    """`reader`, a checkpoint in the hub's names, under the names and shapes of the transformers model `module`."""
-    transforms = get_model_conversion_mapping(module)
-    return TranslatedReader(reader, WeightTransforms(reader.names(), module, transforms), module)
+    """`reader`, a checkpoint in the hub's names, under the names and shapes of the transformers model `module`.
+
+    Raises `BadInput` when a tensor that is only renamed has another shape than the parameter.
+    """
+    transforms = WeightTransforms(reader.names(), module, get_model_conversion_mapping(module))
+    result = TranslatedReader(reader, transforms, module)
+    for name in result.names():
+        sources = [] if transforms.converts(name) else result.sources(name)
+        if len(sources) == 1 and reader.shape(sources[0]) != result.shape(name):
+            stored, expected = list(reader.shape(sources[0])), list(result.shape(name))
+            raise BadInput(f"{sources[0]} is {stored} in the checkpoint; expected {expected} by the configuration")
+    return result
 
 
 class Translation(Protocol):
@@ -119,6 +128,10 @@ class WeightTransforms:
                 part = target.replace(converter.target_patterns[0], other)
                 self._converters[part] = target, converter
                 self.sources[part].append(name)
+
+    def converts(self, name: str) -> bool:
+        """Whether the parameter `name` is more than a renamed tensor."""
+        return name in self._converters
 
     def convert(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Run the converter of `name`, if it has one. Raises `ValueError` when that does not make `name`."""

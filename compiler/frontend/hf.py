@@ -1,19 +1,19 @@
 """Hugging Face models to `Model`: a directory with its checkpoint, or a live module."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend import hf_attention, hf_experts
 from llmc.frontend.checkpoint import ModuleReader, SafetensorsReader
+from llmc.frontend.conversion import translated
 from llmc.frontend.export import LogitsOf, export, to_model
+from llmc.frontend.hf_build import build
 from llmc.ir.model import Model
 from llmc.ir.weights import Constant, Expr, Reader, Source, Weight
 
@@ -48,21 +48,19 @@ def from_config(config: Any, reader: Reader, *, dtype: torch.dtype) -> Model:  #
         BadInput: the checkpoint lacks a parameter, or one has another shape.
         UnsupportedModel: transformers knows no causal LM for the configuration, or it cannot be traced.
     """
-    module = build(config, dtype)
-    tied = _aliases(module)
-
-    def bind(name: str, tensor: torch.Tensor) -> Weight:
-        return _bind(name, tensor, reader, tied.get(name, (name,)), module)
-
-    model = _trace(module, bind)
-    model.info.update(facts(config))
-    return model
+    return _from_checkpoint(build(config, dtype), reader)
 
 
 def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
     """Read a Hugging Face directory: config.json and safetensors (one file or a sharded index).
 
-    `dtype` is the type to compute in; by default the checkpoint's own.
+    `dtype` is the type to compute in; by default the checkpoint's own. The checkpoint's tensors may be named, split and
+    laid out otherwise than the module's parameters, as far as transformers loads them.
+
+    Raises:
+        BadInput: a file is damaged or missing, or the checkpoint lacks a parameter, or one has another shape.
+        UnsupportedModel: transformers knows no causal LM for the configuration, the checkpoint is quantized, or the
+            model cannot be traced.
     """
     import transformers
 
@@ -72,46 +70,22 @@ def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise BadInput(f"{path / 'config.json'} cannot be read: {error}") from error
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise UnsupportedModel(f"{path}: its weights are quantized ({method}); expected float weights, or a .gguf file")
     reader = SafetensorsReader(path)
-    chosen = dtype or _config_dtype(config) or torch.float32
-    return from_config(config, reader, dtype=chosen)
+    module: Any = build(config, dtype or _config_dtype(config) or _stored_dtype(reader))
+    return _from_checkpoint(module, translated(reader, module))
 
 
-def build(config: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401 - transformers' config
-    """The causal LM of `config` with fake parameters (no memory) and real buffers (what its code computes at start)."""
-    import transformers
+def _from_checkpoint(module: nn.Module, reader: Reader) -> Model:
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return _bind(name, tensor, reader, module)
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    try:
-        with _fake_parameters(mode):
-            module: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except ValueError as error:
-        raise UnsupportedModel(
-            f"transformers has no causal LM for model type {config.model_type!r}: {error}"
-        ) from error
-    return module.eval()
-
-
-@contextlib.contextmanager
-def _fake_parameters(mode: FakeTensorMode) -> Iterator[None]:
-    """Within this, every parameter that a module registers becomes fake: its memory is given back untouched."""
-    register = nn.Module.register_parameter
-    fakes: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-
-    def register_fake(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not isinstance(parameter.data, torch._subclasses.FakeTensor):
-            if id(parameter) not in fakes:
-                with mode:
-                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                fakes[id(parameter)] = (nn.Parameter(empty, requires_grad=False), parameter)
-            parameter = fakes[id(parameter)][0]
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_fake  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    model = _trace(module, bind)
+    model.info.update(facts(module.config))
+    return model
 
 
 def _trace(module: nn.Module, bind: Callable[[str, torch.Tensor], Weight]) -> Model:
@@ -157,21 +131,9 @@ def _implementations(module: Any, attention: str) -> Iterator[None]:  # noqa: AN
             setattr(config, name, value)
 
 
-def _aliases(module: nn.Module) -> Mapping[str, tuple[str, ...]]:
-    """Names of each parameter that is known by several (tied weights)."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: tuple(group) for group in names.values() for name in group}
-
-
-def _bind(name: str, tensor: torch.Tensor, reader: Reader, aliases: tuple[str, ...], module: Any) -> Weight:  # noqa: ANN401
-    known = reader.names()
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    for alias in (name, *aliases):
-        for candidate in (alias, alias.removeprefix(prefix), prefix + alias):
-            if candidate in known:
-                return _checked(Source.of(reader, candidate), name, tensor)
+def _bind(name: str, tensor: torch.Tensor, reader: Reader, module: nn.Module) -> Weight:
+    if name in reader.names():
+        return _checked(Source.of(reader, name), name, tensor)
     if isinstance(tensor, torch._subclasses.FakeTensor):
         raise BadInput(
             f"the checkpoint lacks {name} {tuple(tensor.shape)}; expected every parameter of {type(module).__name__}"
@@ -194,6 +156,12 @@ def _config_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transfor
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype.removeprefix("torch."), None)
     return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def _stored_dtype(reader: Reader) -> torch.dtype:
+    """The float dtype of the checkpoint's first such tensor, which is what transformers computes in too."""
+    dtypes = (reader.dtype(reader.key(name)) for name in reader.names())
+    return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
 
 def facts(config: Any) -> dict[str, object]:  # noqa: ANN401 - transformers' config, or None
