@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sympy
@@ -35,6 +35,14 @@ class Round:
 
     sizes: Sizes
     style: Style
+    smaller: Mapping[int, int] = field(default_factory=dict)
+    """Fixed sizes of the inputs that are others in this trial (see `llmc.ir.free_sizes`)."""
+
+    def shape(self, val: torch.Tensor) -> list[int]:
+        """The sizes of a tensor in this trial."""
+        return [
+            self.smaller.get(size, size) if isinstance(size, int) else number(size, self.sizes) for size in val.shape
+        ]
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{symbol}={size}" for symbol, size in self.sizes.items())
@@ -50,23 +58,23 @@ def symbols(graph: fx.Graph) -> list[sympy.Symbol]:
     return list(found)
 
 
-def rounds(free: Sequence[sympy.Symbol], heavy: bool) -> Iterator[Round]:
+def rounds(free: Sequence[sympy.Symbol], heavy: bool, smaller: Mapping[int, int]) -> Iterator[Round]:
     """The trials of a proof: sizes differ between symbols, and each style is met with sizes above one.
 
     `heavy` proofs, whose weights cost seconds, get two trials.
     """
     if heavy:
-        yield Round(dict.fromkeys(free, 5), "ordinary")
-        yield Round(dict.fromkeys(free, 1), "mixed")
+        yield Round(dict.fromkeys(free, 5), "ordinary", smaller)
+        yield Round(dict.fromkeys(free, 1), "mixed", smaller)
         return
     styles: tuple[Style, ...] = ("ordinary", "mixed", "tiny", "positive")
     for turn, style in enumerate(styles):
         shifted = {symbol: SIZES[(turn + place) % len(SIZES)] for place, symbol in enumerate(free)}
-        yield Round(shifted, style)
+        yield Round(shifted, style, smaller)
     if free:
-        yield Round(dict.fromkeys(free, 1), "mixed")
-        yield Round(dict.fromkeys(free, 5), "mixed")
-    yield Round(dict.fromkeys(free, 2), "zeros")
+        yield Round(dict.fromkeys(free, 1), "mixed", smaller)
+        yield Round(dict.fromkeys(free, 5), "mixed", smaller)
+    yield Round(dict.fromkeys(free, 2), "zeros", smaller)
 
 
 def larger_rounds(free: Sequence[sympy.Symbol]) -> Iterator[Round]:
@@ -86,19 +94,14 @@ def number(value: Any, sizes: Sizes) -> int:  # noqa: ANN401 - an int or a SymIn
     return int(expr)
 
 
-def element_count(val: object, sizes: Sizes) -> int:
-    """Elements of a tensor value at these sizes; 0 for a number."""
-    return math.prod(number(size, sizes) for size in val.shape) if isinstance(val, torch.Tensor) else 0
-
-
-def is_large(val: torch.Tensor) -> bool:
+def is_large(val: torch.Tensor, round_: Round) -> bool:
     """Whether a tensor is worth drawing only once in a proof: a weight of more than a million elements."""
-    return all(isinstance(size, int) for size in val.shape) and element_count(val, {}) > _PERIOD
+    return all(isinstance(size, int) for size in val.shape) and math.prod(round_.shape(val)) > _PERIOD
 
 
 def draw(val: torch.Tensor, round_: Round, bound: int, generator: torch.Generator) -> torch.Tensor:
     """A random tensor of the dtype and sizes of `val`; integers lie in [0, bound)."""
-    shape = [number(size, round_.sizes) for size in val.shape]
+    shape = round_.shape(val)
     if val.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.7
     if not val.dtype.is_floating_point:
