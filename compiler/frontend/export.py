@@ -4,7 +4,9 @@ The trace holds one sequence, tokens [1, S] with S dynamic: a packed step later 
 all its tokens, so the batch dimension of the source never needs a symbol. Weights and buffers become placeholders.
 """
 
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +196,7 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
         if not node.users:
             continue
         name = short(stored[node.name])
-        copy = graph.placeholder(name.replace(".", "_"))
+        copy = graph.placeholder(_identifier(name))
         copy.meta.update(val=node.meta["val"], origin=Origin(name))
         weights[copy.name] = bind(name, constants[stored[node.name]])
         copies[node] = copy
@@ -211,6 +213,12 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
     return model
 
 
+def _identifier(name: str) -> str:
+    """A dotted name as the name of an argument; a Sequential's parts begin with a number."""
+    plain = re.sub(r"\W", "_", name)
+    return plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"w_{plain}"
+
+
 def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], short: _Strip) -> None:
     """Copy the calls of `source` into `graph`; what only wraps a part of it (no gradient, no autocast) is dissolved."""
     for node in source.graph.nodes:
@@ -223,8 +231,8 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
         elif node.op == "call_function" and node.target not in _ASSERTS:
             if not isinstance(node.target, torch._ops.OpOverload) and node.target not in FUNCTIONS:
                 raise UnsupportedModel(
-                    f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, products, "
-                    "quotients, remainders, minima or maxima"
+                    f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, "
+                    "products, quotients, remainders, minima or maxima"
                 )
             copies[node] = graph.node_copy(node, copies.__getitem__)
             if node.target in _UNFILLED:
