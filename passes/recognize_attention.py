@@ -81,15 +81,17 @@ class RecognizeAttention:
         given = node.kwargs.get("scale")
         assert given is None or isinstance(given, (int, float)), f"expected a number for the scale, got {given!r}"
         scale = float(q.meta["val"].shape[-1]) ** -0.5 if given is None else float(given)
-        inputs = [q, k, v, *([mask] if isinstance(mask, fx.Node) else [])]
+        inputs = list(dict.fromkeys([q, k, v, *([mask] if isinstance(mask, fx.Node) else [])]))
 
-        def build(q: Value, k: Value, v: Value, mask: Value | None = None) -> object:
-            parts = [_four(part) for part in (q, k, v)]
-            out = ATTENTION(*parts, None if mask is None else _four(mask), None, scale, 0.0, causal)
-            return out if q.ndim == 4 else aten.select.int(out, 0, 0)
+        def build(*values: Value) -> object:
+            of: dict[object, Value] = dict(zip(inputs, values, strict=True))
+            parts = [_four(of[part]) for part in (q, k, v)]
+            given = None if mask is None else _four(of[mask])
+            out = ATTENTION(*parts, given, None, scale, 0.0, causal)
+            return out if _rank(q) == 4 else aten.select.int(out, 0, 0)
 
         known = {mask: _first_key_seen} if isinstance(mask, fx.Node) else {}
-        return int(rewriter.replace(self.name, list(dict.fromkeys(inputs)), [node], build, assume=known))
+        return int(rewriter.replace(self.name, inputs, [node], build, assume=known))
 
     def _from_softmax(self, node: fx.Node, model: Model, rewriter: Rewriter) -> int:
         weights, value = node.args[:2]
