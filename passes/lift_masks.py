@@ -7,6 +7,7 @@ tokens arrive one by one. Each formula is proved against the tensor it replaces,
 constant it holds.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,6 +40,11 @@ class Lifted:
     mask: str
     bias: str
     tables: tuple[fx.Node, ...]
+
+    @property
+    def per_head(self) -> bool:
+        """Whether it differs from head to head."""
+        return re.search(r"\bh\b", f"{self.mask} {self.bias}") is not None
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,7 @@ def _scores(mask: Tensor, causal: bool, shape: tuple[int, ...]) -> Tensor:
 
 def _as_scores(lifted: Lifted, tables: list[Tensor], size: int, heads: int) -> Tensor:
     at = torch.arange(size)
-    few = heads if lifted.tables or lifted.bias != "0" else 1
+    few = heads if lifted.per_head else 1
     place = at[None, :, None], at[None, None, :], torch.arange(few)[:, None, None]
     scores = evaluate(lifted.bias, *place, tables, torch.float32).float().expand(few, size, size)
     return scores.masked_fill(~evaluate(lifted.mask, *place, tables, torch.float32), -torch.inf)[None]
