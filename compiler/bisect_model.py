@@ -14,6 +14,7 @@ from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Progress, run_passes
 from llmc.ir.rewrite import Applied
 from llmc.pipeline import pipeline
+from llmc.threshold import Threshold
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,22 @@ def bisect_model(
     model: str,
     *,
     dtype: str | None = None,
+    check: Threshold | None = None,
     phases: Mapping[str, Sequence[Pass]] | None = None,
     progress: Progress | None = None,
 ) -> Bisection:
     """Compile `model` with ever fewer rewrites, unproved, and compare each with the source.
 
-    `phases` are those of the pipeline, when None. Raises BuildFailed if the model is wrong before any rewrite, and what
-    reading the model raises.
+    A graph runs after any number of rewrites: whole sequences until it has a cache, packed steps then.
+
+    Args:
+        model: a Hugging Face directory or a .gguf file.
+        dtype: what to compute in; as for a build.
+        check: what a good build meets; the numbers promise when None.
+        phases: those of the pipeline when None.
+        progress: told of each build and of its verdict.
+
+    Raises BuildFailed if the model is wrong before any rewrite, and what reading the model raises.
     """
     largest = builds = 0
     expected: Expected | None = None
@@ -58,9 +68,10 @@ def bisect_model(
     def is_good(compiled: Model) -> bool:
         assert expected is not None, "a model is built before it is judged"
         found = expected.compare(graph_logits(compiled))
+        good = found.passed if check is None else check.met(found)
         if progress is not None:
-            progress("good" if found.passed else "bad", 0.0, {"error": found.error, "limit": found.limit})
-        return found.passed
+            progress("good" if good else "bad", 0.0, {"error": found.error, "largest": found.largest})
+        return good
 
     bad = first_bad_rewrite(build, is_good)
     return Bisection(bad, largest, builds)

@@ -199,6 +199,12 @@ def verify(
 
 def bisect(
     model: Source,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECK", help="What a good build meets, such as 'max error < 1e-3'; default: the promise."
+        ),
+    ] = None,
     dtype: Dtype = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -206,22 +212,25 @@ def bisect(
 ) -> None:
     """Find the first rewrite that makes MODEL compute something else than its source.
 
-    Compiles it again and again, with ever fewer rewrites. Ends in 5 if there is such a rewrite.
+    Compiles it again and again, with ever fewer rewrites. Ends in 5 if there is such a rewrite. A check is one of
+    `max error`, `rms error`, `kl` (against float64) or `top1` (share of equal likeliest tokens), `<` or `>`, a number.
 
-    Example: llmc bisect models/SmolLM2-135M-Instruct.Q4_1.gguf
+    Example: llmc bisect models/SmolLM2-135M-Instruct.Q4_1.gguf --check "max error < 1e-3"
     """
     from llmc.cli import output as out
     from llmc.cli.exit_codes import NUMERICS
     from llmc.cli.progress import PhaseProgress
     from llmc.options import Options
+    from llmc.threshold import Threshold
 
     _check_model(model)
     options = Options.read(dtype=dtype)
+    threshold = None if check is None else Threshold.parse(check)
     with PhaseProgress(quiet=quiet) as progress:
         from llmc.bisect_model import bisect_model
 
         _hide_progress_bars()
-        found = bisect_model(model, dtype=options.dtype, progress=progress)
+        found = bisect_model(model, dtype=options.dtype, check=threshold, progress=progress)
     bad = found.first_bad
     if json:
         record = None if bad is None else dataclasses.asdict(bad)
