@@ -87,7 +87,7 @@ SPELLINGS: dict[str, tuple[Any, str, str]] = {
     "alibi": (
         attend(lambda p, ids: added(p <= p[:, None]) + SLOPES * (p - p[:, None])),
         "k <= q",
-        "t0[h, 0, 0] * k",
+        "k * t0[h, 0, 0]",
     ),
     "alibi next to a sink": (
         attend(lambda p, ids: SLOPES * (p - p[:, None]), causal=True, sinks=True),
