@@ -11,6 +11,7 @@ from torch import fx
 
 from llmc.ir.coordinate_views import VIEWS, argument, dim_of, same
 from llmc.ir.coordinates import (
+    INFINITE,
     At,
     Coordinates,
     Index,
@@ -34,6 +35,16 @@ def _pointwise(function: Callable[..., sympy.Basic]) -> Rule:
 
 def _numbers(function: Callable[..., sympy.Basic]) -> Callable[..., sympy.Basic]:
     return lambda *values: function(*(as_number(value) for value in values))
+
+
+def _ordered(relation: Callable[..., sympy.Basic]) -> Callable[..., sympy.Basic]:
+    """A comparison of numbers, in which a masked score is below every other."""
+
+    def compare(a: sympy.Expr, b: sympy.Expr) -> sympy.Basic:
+        result = relation(a, b)
+        return result.subs(INFINITE, -sympy.oo) if INFINITE in result.free_symbols else result
+
+    return _numbers(compare)
 
 
 def _scaled(function: Callable[[sympy.Expr, sympy.Expr], sympy.Expr]) -> Rule:
@@ -222,18 +233,18 @@ RULES: dict[object, Rule] = {
     aten.maximum.default: _pointwise(_numbers(sympy.Max)),
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
-    aten.lt.Tensor: _pointwise(_numbers(sympy.Lt)),
-    aten.lt.Scalar: _pointwise(_numbers(sympy.Lt)),
-    aten.le.Tensor: _pointwise(_numbers(sympy.Le)),
-    aten.le.Scalar: _pointwise(_numbers(sympy.Le)),
-    aten.gt.Tensor: _pointwise(_numbers(sympy.Gt)),
-    aten.gt.Scalar: _pointwise(_numbers(sympy.Gt)),
-    aten.ge.Tensor: _pointwise(_numbers(sympy.Ge)),
-    aten.ge.Scalar: _pointwise(_numbers(sympy.Ge)),
-    aten.eq.Tensor: _pointwise(_numbers(sympy.Eq)),
-    aten.eq.Scalar: _pointwise(_numbers(sympy.Eq)),
-    aten.ne.Tensor: _pointwise(_numbers(sympy.Ne)),
-    aten.ne.Scalar: _pointwise(_numbers(sympy.Ne)),
+    aten.lt.Tensor: _pointwise(_ordered(sympy.Lt)),
+    aten.lt.Scalar: _pointwise(_ordered(sympy.Lt)),
+    aten.le.Tensor: _pointwise(_ordered(sympy.Le)),
+    aten.le.Scalar: _pointwise(_ordered(sympy.Le)),
+    aten.gt.Tensor: _pointwise(_ordered(sympy.Gt)),
+    aten.gt.Scalar: _pointwise(_ordered(sympy.Gt)),
+    aten.ge.Tensor: _pointwise(_ordered(sympy.Ge)),
+    aten.ge.Scalar: _pointwise(_ordered(sympy.Ge)),
+    aten.eq.Tensor: _pointwise(_ordered(sympy.Eq)),
+    aten.eq.Scalar: _pointwise(_ordered(sympy.Eq)),
+    aten.ne.Tensor: _pointwise(_ordered(sympy.Ne)),
+    aten.ne.Scalar: _pointwise(_ordered(sympy.Ne)),
     aten.logical_and.default: _logical(sympy.And),
     aten.logical_or.default: _logical(sympy.Or),
     aten.logical_xor.default: _logical(sympy.Xor),
