@@ -26,7 +26,7 @@ EXAMPLE_LENGTH = 11
 
 _KEPT = (
     "linear", "matmul", "scaled_dot_product_attention", "layer_norm", "rms_norm", "softmax", "log_softmax", "dropout",
-    "diff", "repeat_interleave", "silu", "gelu", "embedding", "conv1d", "pad",
+    "diff", "repeat_interleave", "silu", "gelu", "embedding", "conv1d", "pad", "sym_size",
 )  # fmt: skip
 """Composite ATen ops that passes recognise or labels need whole; every other composite is taken apart."""
 
@@ -229,6 +229,11 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
         elif node.op == "call_function" and node.target is operator.getitem and isinstance(copies[node.args[0]], tuple):
             copies[node] = copies[node.args[0]][node.args[1]]
         elif node.op == "call_function" and node.target not in _ASSERTS:
+            if node.target in _VALUE_DEPENDENT:
+                raise UnsupportedModel(
+                    f"{node.target} at {_origin(node, short)} makes sizes of token values; expected sizes that depend on "
+                    "the number of tokens alone"
+                )
             if not isinstance(node.target, torch._ops.OpOverload) and node.target not in FUNCTIONS:
                 raise UnsupportedModel(
                     f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, "
@@ -266,6 +271,13 @@ _UNFILLED = {
     torch.ops.aten.empty.memory_format: torch.ops.aten.zeros.default,
 }
 """Memory that is written later may as well hold zeros before: a graph computes the same each time it is run."""
+
+_VALUE_DEPENDENT = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+}
 
 _ASSERTS = (
     torch.ops.aten._assert_tensor_metadata.default,
