@@ -231,8 +231,8 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
         elif node.op == "call_function" and node.target not in _ASSERTS:
             if node.target in _VALUE_DEPENDENT:
                 raise UnsupportedModel(
-                    f"{node.target} at {_origin(node, short)} makes sizes of token values; expected sizes that depend on "
-                    "the number of tokens alone"
+                    f"{node.target} at {_origin(node, short)} makes sizes of token values; expected sizes that depend "
+                    "on the number of tokens alone"
                 )
             if not isinstance(node.target, torch._ops.OpOverload) and node.target not in FUNCTIONS:
                 raise UnsupportedModel(
