@@ -40,8 +40,7 @@ def step(function: Callable[..., Any]) -> Model:
     return model
 
 
-def labels(function: Callable[..., Any], tokens: int = LENGTH) -> list[Tensor | None]:
-    model = step(function)
+def labels(model: Model, tokens: int = LENGTH) -> list[Tensor | None]:
     found = token_labels(model, tokens)
     return [found[node] for node in model.graph.output_node().args[0]]
 
@@ -89,8 +88,9 @@ ALLOWED: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_acts_on_each_token_alone_keeps_them_apart(name: str) -> None:
+    model = step(ALLOWED[name])
     for tokens in (1, 2, LENGTH):
-        (label,) = labels(ALLOWED[name], tokens)
+        (label,) = labels(model, tokens)
         own = torch.arange(tokens)[:, None].expand(tokens, WIDTH)
         assert label is not None
         assert torch.equal(label, own), label
@@ -202,7 +202,7 @@ def test_what_mixes_tokens_is_refused_by_op_module_and_source_line(name: str) ->
     function, message = MIXING[name]
     op, _, reason = message.partition(": ")
     with pytest.raises(UnsupportedModel, match=f"^{op}{NAMES_THE_PLACE}{reason}"):
-        labels(function)
+        labels(step(function))
 
 
 def test_the_rows_asked_for_are_taken_for_tokens() -> None:
@@ -217,7 +217,8 @@ def test_the_rows_asked_for_are_taken_for_tokens() -> None:
 
 
 def test_values_of_no_token_have_no_labels() -> None:
-    assert labels(lambda m, x, p: (m.weight.t() @ m.weight, m.table[:3].cumsum(0), torch.arange(3))) == [None] * 3
+    model = step(lambda m, x, p: (m.weight.t() @ m.weight, m.table[:3].cumsum(0), torch.arange(3)))
+    assert labels(model) == [None] * 3
 
 
 def test_joined_labels_yield_to_a_token() -> None:
