@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import fx, nn
 
 from llmc.bisect import first_bad_rewrite
 from llmc.compare import Expected, graph_logits, source_module
@@ -50,13 +51,14 @@ def bisect_model(
 
     Raises BuildFailed if the model is wrong before any rewrite, and what reading the model raises.
     """
+    source = read(model, None if dtype is None else getattr(torch, dtype)).model
     largest = builds = 0
     expected: Expected | None = None
 
     def build(limit: int | None) -> tuple[Model, Sequence[Applied]]:
         nonlocal largest, builds, expected
         began = time.perf_counter()
-        compiled = read(model, None if dtype is None else getattr(torch, dtype)).model
+        compiled = _copy(source)
         if expected is None:
             expected = _expected(model, compiled)
         report = run_passes(compiled, phases or pipeline(), stop_after=limit, prove=False)
@@ -75,6 +77,13 @@ def bisect_model(
 
     bad = first_bad_rewrite(build, is_good)
     return Bisection(bad, largest, builds)
+
+
+def _copy(model: Model) -> Model:
+    """The model as it was read, for passes to change."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(model.graph, {}))
+    return Model(fx.GraphModule(nn.Module(), graph), dict(model.weights), dict(model.info))
 
 
 def _expected(model: str, compiled: Model) -> Expected:
