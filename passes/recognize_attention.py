@@ -26,6 +26,10 @@ _KEPT = (aten._to_copy.default, aten.clone.default, aten.dropout.default, aten.e
 _SOFTMAX = (aten.softmax.int, aten._softmax.default)
 
 
+_LEAST = -1e30
+"""Scores kept above a number as low as this are hidden all the same."""
+
+
 @dataclass(frozen=True)
 class _Mask:
     """One mask: added to the scores times `factor`, or filled in with `fill` where it is true."""
@@ -255,6 +259,12 @@ def _step(node: fx.Node, found: _Scores, factor: float, model: Model) -> tuple[o
             return None
         found.masks.append(_Mask(second, fill=fill * factor))
         return first, 1.0
+    if node.target is aten.maximum.default:
+        for kept, other in ((first, second), (second, first)):
+            least = _constant(other, model, found)
+            if least is not None and least * factor <= _LEAST:
+                return kept, 1.0
+        return None
     if node.target is aten.sub.Tensor and isinstance(second, fx.Node) and second.target is aten.amax.default:
         return first, 1.0
     if node.target is aten.cat.default and found.sinks is None and not found.masks and factor == 1.0:

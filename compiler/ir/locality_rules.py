@@ -217,6 +217,10 @@ def _complex(walk: Labels, node: fx.Node) -> Tensor:
 
 def _selected_rows(walk: Labels, node: fx.Node) -> Tensor:
     # index_select by a placeholder of the step (the rows asked for): row r is taken to be token r.
+    if walk.label(node.args[0]) is None and walk.label(node.args[2]) is not None:  # rows of a table, one for each token
+        shape = walk.shape(node)
+        place = _argument(node, 1, "dim", 0) % len(shape)
+        return walk.full(node.args[2]).reshape([-1 if d == place else 1 for d in range(len(shape))]).expand(shape)
     base = walk.full(node.args[0])
     index = node.args[2]
     if not (isinstance(index, fx.Node) and index.name == "rows"):
