@@ -8,10 +8,8 @@ import torch
 from torch import fx
 
 from llmc.errors import ArtifactRejected
-from llmc.ir.model import Model
+from llmc.ir.model import STEP_INPUTS, Model
 from llmc.runtime.program import Batch, CacheSpec
-
-STEP_INPUTS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 

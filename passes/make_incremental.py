@@ -22,7 +22,7 @@ from llmc.ir.coordinates import Coordinates, Formula
 from llmc.ir.labels import SHARED
 from llmc.ir.locality import token_labels
 from llmc.ir.mask import LENGTH
-from llmc.ir.model import Model, Origin
+from llmc.ir.model import STEP_INPUTS, Model, Origin
 from llmc.ir.prove import Disproved
 from llmc.ir.prove_steps import prove_steps
 from llmc.ir.rewrite import Rewriter
@@ -31,9 +31,6 @@ aten = torch.ops.aten
 
 MASKED = torch.ops.llmc.masked_attention.default
 CACHED = torch.ops.llmc.cached_attention.default
-
-STEP_INPUTS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
-"""The inputs of a packed step that precede the caches, all int64."""
 
 _EXAMPLE = {
     "tokens": (11,),

@@ -12,7 +12,7 @@ from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend import hf_attention, hf_experts
 from llmc.frontend.checkpoint import ModuleReader, SafetensorsReader
 from llmc.frontend.conversion import translated
-from llmc.frontend.export import LogitsOf, export, to_model
+from llmc.frontend.export import Binder, LogitsOf, export, to_model
 from llmc.frontend.hf_build import build
 from llmc.ir.model import Model
 from llmc.ir.weights import Constant, Expr, Reader, Source, Weight
@@ -26,11 +26,7 @@ def from_module(module: nn.Module) -> Model:
     Raises:
         UnsupportedModel: the module cannot be traced.
     """
-    reader = ModuleReader(module)
-
-    def bind(name: str, tensor: torch.Tensor) -> Weight:
-        return Source.of(reader, name) if name in reader.names() else Constant(tensor.detach())
-
+    bind = bind_to(module)
     training = module.training
     module.eval()
     try:
@@ -77,6 +73,16 @@ def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
     reader = SafetensorsReader(path)
     module: Any = build(config, dtype or _config_dtype(config) or _stored_dtype(reader))
     return _from_checkpoint(module, translated(reader, module))
+
+
+def bind_to(module: nn.Module) -> Binder:
+    """Recipes that read the tensors of a live module; what the trace made itself becomes a constant."""
+    reader = ModuleReader(module)
+
+    def bind(name: str, tensor: torch.Tensor) -> Weight:
+        return Source.of(reader, name) if name in reader.names() else Constant(tensor.detach())
+
+    return bind
 
 
 def _from_checkpoint(module: nn.Module, reader: Reader) -> Model:

@@ -9,12 +9,11 @@ from torch import fx, nn
 
 from llmc.errors import BadInput, BadOption
 from llmc.frontend import hf
-from llmc.frontend.checkpoint import ModuleReader
 from llmc.frontend.export import LogitsOf, export, to_model
 from llmc.frontend.gguf_model import open_gguf
 from llmc.frontend.tokenizer import TokenizerFiles, read_tokenizer
 from llmc.ir.model import Model
-from llmc.ir.weights import Constant, Source, Weight
+from llmc.ir.weights import Constant, Weight
 
 _HASHED = 1 << 22
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -57,7 +56,7 @@ def read(
     if isinstance(model, torch.export.ExportedProgram):
         return Read(_from_program(model), None, Origin("export", "ExportedProgram", ""))
     if isinstance(model, fx.GraphModule):
-        return Read(to_model(export(LogitsOf(model)), _bind_to(model)), None, Origin("graph", "GraphModule", ""))
+        return Read(to_model(export(LogitsOf(model)), hf.bind_to(model)), None, Origin("graph", "GraphModule", ""))
     if isinstance(model, nn.Module):
         return Read(hf.from_module(model), None, Origin("module", type(model).__name__, ""))
     raise BadOption(
@@ -93,15 +92,6 @@ def _digest(files: list[Path]) -> str:
             while piece := stream.read(_HASHED):
                 digest.update(piece)
     return digest.hexdigest()
-
-
-def _bind_to(module: nn.Module):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    reader = ModuleReader(module)
-
-    def bind(name: str, tensor: torch.Tensor) -> Weight:
-        return Source.of(reader, name) if name in reader.names() else Constant(tensor.detach())
-
-    return bind
 
 
 def _from_program(program: torch.export.ExportedProgram) -> Model:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmc.ir.mask import TRUE, evaluate
-from llmc.ir.ops import accumulate_dtype, declare
+from llmc.ir.ops import accumulate_dtype, attention_weights, declare
 
 
 def _whole_fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
@@ -153,13 +153,5 @@ def _attend(
         scores = scores + evaluate(bias, *places, tables, wide)
     if mask != TRUE:
         scores = scores.masked_fill(~evaluate(mask, *places, tables, wide), -torch.inf)
-    top = scores.amax(-1, keepdim=True)
-    if sinks is not None:
-        top = torch.maximum(top, sinks.to(wide)[:, None, None])
-    top = top.masked_fill(top == -torch.inf, 0.0)
-    weights = torch.exp(scores - top)
-    total = weights.sum(-1, keepdim=True)
-    if sinks is not None:
-        total = total + torch.exp(sinks.to(wide)[:, None, None] - top)
-    weights = (weights / total.masked_fill(total == 0, 1.0)).unflatten(0, (k.shape[0], groups))
+    weights = attention_weights(scores, sinks).unflatten(0, (k.shape[0], groups))
     return torch.einsum("kgst,ktd->kgsd", weights, v.to(wide)).flatten(0, 1).to(q.dtype)

@@ -12,6 +12,9 @@ from torch import fx
 
 from llmc.ir.weights import Weight
 
+STEP_INPUTS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
+"""The inputs of a packed step that precede the caches, all int64; see `llmc.runtime.program.Batch`."""
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -180,16 +180,21 @@ def attention(
         queries, length = scores.shape[-2:]
         last = torch.arange(queries, device=q.device)[:, None] + (length - queries)
         scores = scores.masked_fill(torch.arange(length, device=q.device) > last, -torch.inf)
+    return torch.matmul(attention_weights(scores, sinks), values).to(q.dtype)
+
+
+def attention_weights(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """The softmax of scores [..., H, S, K] over keys and, if given, a sink of score [H]; a row all hidden gives zeros."""
     top = scores.amax(-1, keepdim=True)
-    if sinks is not None:
-        top = torch.maximum(top, sinks.to(wide)[:, None, None])
+    sink = None if sinks is None else sinks.to(scores.dtype)[:, None, None]
+    if sink is not None:
+        top = torch.maximum(top, sink)
     top = top.masked_fill(top == -torch.inf, 0.0)
     weights = torch.exp(scores - top)
     total = weights.sum(-1, keepdim=True)
-    if sinks is not None:
-        total = total + torch.exp(sinks.to(wide)[:, None, None] - top)
-    total = total.masked_fill(total == 0, 1.0)
-    return torch.matmul(weights / total, values).to(q.dtype)
+    if sink is not None:
+        total = total + torch.exp(sink - top)
+    return weights / total.masked_fill(total == 0, 1.0)
 
 
 @declare(

@@ -12,13 +12,13 @@ from torch.nn import functional
 from llmc.codegen.reference import from_model
 from llmc.errors import UnsupportedModel
 from llmc.frontend.hf import from_module
-from llmc.ir.model import Model
+from llmc.ir.model import STEP_INPUTS, Model
 from llmc.ir.pass_manager import run_passes
 from llmc.ir.rewrite import Rewriter
 from llmc.ir.verify import verify
 from llmc.passes.eliminate_dead import EliminateDead
 from llmc.passes.lift_masks import LiftMasks
-from llmc.passes.make_incremental import STEP_INPUTS, MakeIncremental
+from llmc.passes.make_incremental import MakeIncremental
 from llmc.passes.recognize_attention import RecognizeAttention
 from llmc.zoo.steps import Driver, run_in_pieces
 
