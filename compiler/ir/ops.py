@@ -184,7 +184,7 @@ def attention(
 
 
 def attention_weights(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """The softmax of scores [..., H, S, K] over keys and, if given, a sink of score [H]; a row all hidden gives zeros."""
+    """The softmax of scores [..., H, S, K] over keys and an optional sink of score [H]; all hidden gives zeros."""
     top = scores.amax(-1, keepdim=True)
     sink = None if sinks is None else sinks.to(scores.dtype)[:, None, None]
     if sink is not None:
