@@ -22,7 +22,8 @@ struct Weights {
   const void* extra;
 };
 
-// Each format says what a group of a tile takes in each part, in bytes, and the type of one stored element.
+// Each format says what a group of a tile takes in each part, in bytes, and the type of one stored element; integer
+// formats also the unit of their integer sums in steps of the scale.
 
 /// data float [tiles, KP, 16].
 struct F32 {
@@ -49,6 +50,7 @@ struct BF16 {
 struct Int8 {
   using type = uint8_t;
   static constexpr bool quantized = true, has_min = false;
+  static constexpr float step = 1;
   static constexpr int data_bytes = 512, scale_bytes = 32, extra_bytes = 0;
 };
 
@@ -57,6 +59,7 @@ struct Int8 {
 struct Int4 {
   using type = uint8_t;
   static constexpr bool quantized = true, has_min = false;
+  static constexpr float step = 0.125f;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 16;
 };
 
@@ -64,6 +67,7 @@ struct Int4 {
 struct Int4M {
   using type = uint8_t;
   static constexpr bool quantized = true, has_min = true;
+  static constexpr float step = 1;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 32;
 };
 

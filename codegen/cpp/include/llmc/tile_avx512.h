@@ -1,0 +1,64 @@
+// Vectors of a tile's 16 rows: AVX-512 with VNNI and BF16. See tile.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace llmc::tile {
+
+using Floats = __m512;
+using Ints = __m512i;
+using Bytes = __m512i;
+
+inline int32_t word(const void* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+inline Floats zero() { return _mm512_setzero_ps(); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
+inline Floats load_half(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+inline Floats broadcast(float x) { return _mm512_set1_ps(x); }
+inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+
+inline Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
+inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+
+inline Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
+inline Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(0x0f)); }
+inline Bytes high_nibbles(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(0x0f)); }
+inline Bytes low_nibbles_times_8(Bytes v) { return _mm512_and_si512(_mm512_slli_epi16(v, 3), _mm512_set1_epi8(0x78)); }
+inline Bytes high_nibbles_times_8(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 1), _mm512_set1_epi8(0x78)); }
+inline Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+
+/// 128 - zero of each row, for each of its four inputs.
+inline Bytes above_zeros(const uint8_t* zeros) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+  const __m512i spread = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+  return _mm512_sub_epi8(_mm512_set1_epi8(static_cast<char>(128)), _mm512_shuffle_epi8(wide, spread));
+}
+
+/// sum + the products of four unsigned weights a row with the four signed inputs at `x`.
+inline Ints dot(Ints sum, Bytes weights, const int8_t* x) {
+  return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(word(x)));
+}
+
+/// 8 * sum + zero * `minus_sum` (int16) for the zeros of 16 rows.
+inline Ints eighths(Ints sum, const uint8_t* zeros, int32_t minus_sum) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+  return _mm512_dpwssd_epi32(_mm512_slli_epi32(sum, 3), wide, _mm512_set1_epi32(minus_sum));
+}
+
+/// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.
+inline Floats dot_bf16(Floats acc, const void* weights, const uint16_t* x) {
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights)),
+                          reinterpret_cast<__m512bh>(_mm512_set1_epi32(word(x))));
+}
+
+}  // namespace llmc::tile
