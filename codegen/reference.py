@@ -9,6 +9,7 @@ from torch import fx
 
 from llmc.errors import ArtifactRejected
 from llmc.ir.model import STEP_INPUTS, Model
+from llmc.ir.weights import evaluate_each
 from llmc.runtime.program import Batch, CacheSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -74,7 +75,7 @@ def cache_specs(model: Model) -> list[CacheSpec]:
 
 def from_model(model: Model) -> ReferenceProgram:
     """The program of a compiled model in this process; its weights are evaluated now, one by one."""
-    weights = {name: weight.evaluate() for name, weight in model.weights.items()}
+    weights = dict(evaluate_each(model.weights))
     model.graph_module.recompile()
     return ReferenceProgram(model.graph_module, weights, cache_specs(model))
 

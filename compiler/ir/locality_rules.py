@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from llmc.ir.infer import leaves
 from llmc.ir.labels import SHARED, Label, Labels, Mixes, join, within
 
 aten = torch.ops.aten
@@ -140,9 +141,8 @@ def _normalised(walk: Labels, node: fx.Node) -> Tensor:
 
 
 def _linear(walk: Labels, node: fx.Node) -> Tensor:
-    for weight in node.args[1:]:
-        if walk.label(weight) is not None:
-            raise Mixes("its weight depends on tokens")
+    if any(walk.label(weight) is not None for weight in leaves(node.args[1:])):
+        raise Mixes("its weight depends on tokens")
     label = walk.full(node.args[0])
     return within(label, [label.dim() - 1]).expand(walk.shape(node))
 
@@ -162,6 +162,12 @@ def _embedding(walk: Labels, node: fx.Node) -> Tensor:
     if walk.label(node.args[0]) is not None:
         raise Mixes("its table depends on tokens")
     return walk.full(node.args[1])[..., None].expand(walk.shape(node))
+
+
+def _embedding_packed(walk: Labels, node: fx.Node) -> Tensor:
+    if any(walk.label(table) is not None for table in leaves(node.args[1])):
+        raise Mixes("its table depends on tokens")
+    return walk.full(node.args[0])[..., None].expand(walk.shape(node))
 
 
 def _indexed(walk: Labels, node: fx.Node) -> Tensor:
@@ -321,6 +327,9 @@ RULES: dict[object, Rule] = {
     dialect.layer_norm.default: _normalised,
     dialect.rope.default: _rope,
     dialect.moe.default: _moe,
+    dialect.moe_packed.default: _moe,
+    dialect.linear_packed.default: _linear,
+    dialect.embedding_packed.default: _embedding_packed,
     dialect.cached_attention.default: _cached,
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,

@@ -11,6 +11,7 @@ Letters: B batch, S tokens of a sequence, T packed tokens, D head size or width,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,8 @@ class DialectOp:
     name: str
     signature: str
     """Arguments and result in the syntax of `torch.library`, without the name."""
-    reference: Callable[..., Tensor]
-    fake: Callable[..., Tensor]
+    reference: Callable[..., Tensor | list[Tensor]]
+    fake: Callable[..., Tensor | list[Tensor]]
 
     @property
     def document(self) -> str:
@@ -38,7 +39,10 @@ DIALECT: dict[str, DialectOp] = {}
 """Every declared op, by name. Op sets in other modules of `llmc.ir` add theirs with `declare`."""
 
 
-def declare(signature: str, fake: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+_Reference = TypeVar("_Reference", bound=Callable[..., Tensor | list[Tensor]])
+
+
+def declare(signature: str, fake: Callable[..., Tensor | list[Tensor]]) -> Callable[[_Reference], _Reference]:
     """Declare the decorated function as the reference of the dialect op of its name.
 
     `signature` is the schema without the name, such as `(Tensor x, float eps) -> Tensor` (an argument that the op
@@ -46,7 +50,7 @@ def declare(signature: str, fake: Callable[..., Tensor]) -> Callable[[Callable[.
     first registration.
     """
 
-    def register(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def register(reference: _Reference) -> _Reference:
         name = reference.__name__
         DIALECT[name] = DialectOp(name, signature, reference, fake)
         if hasattr(torch.ops.llmc, name):

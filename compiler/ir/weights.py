@@ -10,7 +10,8 @@ import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Protocol, cast
 
 import torch
@@ -238,6 +239,23 @@ class Expr(Weight):
         args = [_spell(arg) for arg in self.args] + [f"{key}={_spell(arg)}" for key, arg in self.kwargs.items()]
         picked = "" if self.output is None else f"[{self.output}]"
         return f"{op}({', '.join(args)}){picked}"
+
+
+def evaluate_each(weights: Mapping[str, Weight]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The name and value of each of `weights`, in order. Outputs of one call that follow each other share it."""
+    for _, group in groupby(weights.items(), key=lambda item: _whole(item[1]).digest):
+        outputs: Any = None
+        for name, weight in group:
+            if not isinstance(weight, Expr) or weight.output is None:
+                yield name, weight.evaluate()
+                continue
+            outputs = _whole(weight).evaluate() if outputs is None else outputs
+            yield name, outputs[weight.output]
+
+
+def _whole(weight: Weight) -> Weight:
+    """The call that `weight` is an output of; itself when it is all that its recipe computes."""
+    return replace(weight, output=None) if isinstance(weight, Expr) and weight.output is not None else weight
 
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from llmc.errors import BadInput, InvalidGraph
-from llmc.ir.weights import Constant, Expr, Source
+from llmc.ir.weights import Constant, Expr, Source, evaluate_each
 
 aten = torch.ops.aten
 
@@ -164,3 +164,19 @@ def test_a_tensor_that_is_not_as_announced_is_refused(shelf: Shelf) -> None:
 def test_arguments_must_be_weights_or_constants(shelf: Shelf) -> None:
     with pytest.raises(InvalidGraph, match="Tensor is no weight and no constant; use Constant"):
         Expr.of(aten.add.Tensor, source(shelf, "q"), torch.ones(2, 3))
+
+
+def test_outputs_of_one_call_are_computed_together_and_only_then() -> None:
+    calls = []
+
+    class Counting:
+        def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
+            calls.append(1)
+            return [x + 1, x + 2]
+
+    halves, one = Counting(), Constant(torch.ones(3))
+    parts = [Expr(halves, (one,), {}, (3,), torch.float32, output=output) for output in (0, 1)]
+    found = dict(evaluate_each({"a": parts[0], "b": parts[1], "one": one, "again": parts[0]}))
+    assert [value[0].item() for value in found.values()] == [2.0, 3.0, 1.0, 2.0]
+    assert list(found) == ["a", "b", "one", "again"]
+    assert len(calls) == 2
