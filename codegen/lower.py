@@ -1,0 +1,370 @@
+"""A packed graph as regions: where each value lives, and what is computed in which order.
+
+Every float value is float32 in memory, whatever the model's dtype. Raises `Unlowered` for what has no native form.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import torch
+from torch import fx
+
+from llmc.codegen.groups import ATTENTION, BINARY, UNARY, Group, find_groups, schedule
+from llmc.codegen.layout import Buffer, Domain, Scalar, Value, View, fresh
+from llmc.codegen.regions import (
+    Attention,
+    ChainStep,
+    Experts,
+    HeadPart,
+    Linear,
+    Norm,
+    Region,
+    Rotation,
+    RowOp,
+    RowRegion,
+)
+from llmc.codegen.row_ops import row_op
+from llmc.codegen.view_ops import VIEWS, apply, own_view, shape_of
+from llmc.ir.model import STEP_INPUTS, Model, Origin
+from llmc.ir.show import size_letters
+
+aten, llmc = torch.ops.aten, torch.ops.llmc
+
+DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "u8"}
+"""What a weight's elements are called in a program."""
+
+
+class Unlowered(Exception):
+    """A node that has no native form."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        """Say which node and why."""
+        super().__init__(f"{node.name}: {reason}")
+        self.node, self.reason = node, reason
+
+
+@dataclass
+class Lowered:
+    """The regions of a program in order, and what they work on."""
+
+    regions: list[Region]
+    weights: list[str]
+    """Names of the weights that regions read, in the order of their first use."""
+    layers: int
+    vocabulary: int
+
+
+def lower(model: Model) -> Lowered:
+    """The regions of a packed graph whose linears are packed. Raises `Unlowered`."""
+    return _Lowering(model).run()
+
+
+@dataclass
+class _Lowering:
+    model: Model
+    values: dict[fx.Node, Value | list[Value]] = field(default_factory=dict)
+    regions: list[Region] = field(default_factory=list)
+    pending: list[tuple[RowOp, fx.Node]] = field(default_factory=list)
+    written: set[tuple[fx.Node, str]] = field(default_factory=set)
+    keys: Any = field(default_factory=count)
+
+    def run(self) -> Lowered:
+        graph = self.model.graph
+        self.letters = size_letters(graph)
+        self.output: fx.Node = graph.output_node().args[0][0]  # type: ignore[index,assignment]
+        for node in self.model.placeholders():
+            self._placeholder(node)
+        groups = find_groups(self.model)
+        for unit in schedule(self.model, groups):
+            if isinstance(unit, Group):
+                self._linear(unit)
+            elif unit.target is ATTENTION:
+                self._attention(unit)
+            elif unit.target is llmc.moe_packed.default:
+                self._experts(unit)
+            else:
+                self._row(unit)
+        self._flush()
+        self._finish()
+        layers = sum(isinstance(region, Attention) for region in self.regions)
+        return Lowered(self.regions, self._weights(), layers, int(self.output.meta["val"].shape[-1]))
+
+    # --- values
+
+    def _placeholder(self, node: fx.Node) -> None:
+        value = node.meta["val"]
+        if self.model.is_weight(node):
+            if value.dtype in DTYPES:
+                buffer = Buffer(next(self.keys), node.name, "", value.numel(), DTYPES[value.dtype], "weight")
+                self.values[node] = fresh(buffer, tuple(value.shape))
+        elif node.name in STEP_INPUTS:
+            domain: Domain = "R" if node.name == "rows" else "T"
+            if node.name in ("tokens", "positions", "slots", "rows"):
+                self.values[node] = fresh(Buffer(next(self.keys), node.name, domain, 1, "i64", "step"), (None,))
+
+    def _domain(self, node: fx.Node) -> Domain:
+        symbols = [size for size in node.meta["val"].shape if not isinstance(size, int)]
+        if not symbols:
+            return ""
+        letters = {self.letters.get(symbol.node.expr) for symbol in symbols}
+        if len(symbols) != 1 or not letters <= {"T", "R"}:
+            raise Unlowered(node, f"sizes {tuple(map(str, node.meta['val'].shape))} are not rows of fixed size")
+        return "T" if letters == {"T"} else "R"
+
+    def new(self, node: fx.Node, output: int | None = None) -> View:
+        """A new place in the arena for a node's value, or for one of its values."""
+        value = node.meta["val"] if output is None else node.meta["val"][output]
+        dtype = "f32" if value.dtype.is_floating_point else DTYPES.get(value.dtype, "i64")
+        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+        if output is None:
+            return own_view(node, next(self.keys), self._domain(node), dtype)
+        width = 1
+        for size in shape:
+            width *= 1 if size is None else size
+        row: Domain = "T" if None in shape else ""
+        return fresh(Buffer(next(self.keys), f"{node.name}_{output}", row, width, dtype, "arena"), shape)
+
+    def value(self, arg: object, node: fx.Node) -> Value:
+        """What an argument of `node` is."""
+        if isinstance(arg, bool | int | float):
+            return Scalar(arg, "f32" if isinstance(arg, float) else "i64")
+        if isinstance(arg, fx.Node) and isinstance(self.values.get(arg), (View, Scalar)):
+            return self.values[arg]  # type: ignore[return-value]
+        raise Unlowered(node, f"argument {arg} has no place in a native program")
+
+    def view(self, arg: object, node: fx.Node) -> View:
+        """An argument that is not a number."""
+        found = self.value(arg, node)
+        if isinstance(found, Scalar):
+            raise Unlowered(node, f"argument {arg} is a number, not a tensor")
+        return found
+
+    def maybe(self, arg: object, node: fx.Node) -> View | None:
+        """An argument that may be None."""
+        return None if arg is None else self.view(arg, node)
+
+    # --- operations on rows
+
+    def _row(self, node: fx.Node) -> None:
+        if node.target in VIEWS:
+            source = self.values.get(node.args[0])  # type: ignore[arg-type]
+            if isinstance(source, View):
+                seen = apply(node, source)
+                if seen is not None:
+                    self.values[node] = seen  # type: ignore[assignment]
+                    return
+            elif isinstance(source, Scalar):
+                self.values[node] = source
+                return
+            if node.target is not aten.reshape.default:
+                raise Unlowered(node, "this view would move rows")
+        if getattr(node.target, "__name__", "") == "getitem":
+            several = self.values.get(node.args[0])  # type: ignore[arg-type]
+            if not isinstance(several, list):
+                raise Unlowered(node, "takes one of several values that are not known")
+            self.values[node] = several[node.args[1]]  # type: ignore[index]
+            return
+        if node.target is aten.index_select.default and self._is_rows(node):
+            source_view = self.view(node.args[0], node)
+            self.values[node] = View(source_view.buffer, source_view.axes, source_view.offset, True)
+            return
+        made = row_op(node, self)
+        if isinstance(made, Scalar):
+            self.values[node] = made
+            return
+        for op in made:
+            self.pending.append((op, node))
+        outputs = [output for op in made for output in op.outputs]
+        self.values[node] = outputs[-1] if isinstance(node.meta["val"], torch.Tensor) else list(made[-1].outputs)
+
+    def _is_rows(self, node: fx.Node) -> bool:
+        index, source = node.args[2], self.values.get(node.args[0])  # type: ignore[arg-type]
+        return (
+            isinstance(index, fx.Node)
+            and index.name == "rows"
+            and node.args[1] == 0
+            and isinstance(source, View)
+            and source.buffer.domain == "T"
+            and source.axes[0].size is None
+        )
+
+    def _flush(self) -> None:
+        """Make regions of the row operations so far: one for each run over the same rows."""
+        run: list[tuple[RowOp, fx.Node]] = []
+        for item in [*self.pending, None]:
+            domains = {op.outputs[0].domain for op, _ in run} if run else set()
+            if item is None or (run and item[0].outputs[0].domain not in domains):
+                if run:
+                    first = run[0][1]
+                    nodes = tuple(dict.fromkeys(node.name for _, node in run))
+                    ops = tuple(op for op, _ in run)
+                    self.regions.append(RowRegion(first.name, _origin(first), ops[0].outputs[0].domain, ops, nodes))
+                run = []
+            if item is not None:
+                run.append(item)
+        self.pending.clear()
+
+    # --- anchors
+
+    def _linear(self, group: Group) -> None:
+        node = group.linear
+        x, parts, bias, format_, n, k = node.args[:6]
+        source: View | RowOp
+        if group.prologue is not None:
+            made = row_op(group.prologue, self)
+            assert not isinstance(made, Scalar) and len(made) == 1, "a prologue is one operation"
+            source = made[0]
+        else:
+            source = self.view(x, node)
+        sources = [source] if isinstance(source, View) else [item for item in source.inputs if isinstance(item, View)]
+        if node.meta["val"].dim() != 2:
+            raise Unlowered(node, f"a linear over {node.meta['val'].dim()} axes")
+        self._flush()
+        head_parts, head_of, target = (), (), None
+        if group.leaves:
+            head_parts, head_of = self._heads(group)
+        else:
+            target = self.new(group.result)
+            self.values[group.result] = target
+        gate = "" if group.gate is None else str(group.gate.args[2])
+        chain = tuple(self._chain_step(step, position) for step, position in group.chain)
+        origin = _origin(node)
+        self.regions.append(
+            Linear(
+                name=node.name, origin=origin, domain=self._domain(node), format=str(format_), n=int(n), k=int(k),  # type: ignore[call-overload]
+                weights=tuple(part.name for part in parts),  # type: ignore[union-attr]
+                source=source, bias=self.maybe(bias, node), gate=gate, chain=chain, target=target, parts=head_parts,
+                head_of=head_of, head_size=group.leaves[0].size if group.leaves else 0,
+                nodes=tuple(item.name for item in group.nodes),
+            )
+        )  # fmt: skip
+        assert sources, "a linear reads something"
+
+    def _chain_step(self, node: fx.Node, position: int) -> ChainStep:
+        if node.target in UNARY:
+            name = UNARY[node.target]
+            if name == "gelu" and node.kwargs.get("approximate", (*node.args, "none", "none")[1]) == "tanh":
+                name = "gelu_tanh"
+            return ChainStep(name, None)
+        return ChainStep(BINARY[node.target], self.value(node.args[1 - position], node), swapped=position == 1)
+
+    def _heads(self, group: Group) -> tuple[tuple[HeadPart, ...], tuple[tuple[int, int], ...]]:
+        size = group.leaves[0].size
+        width = int(group.linear.meta["val"].shape[-1])
+        rest = self.new(group.linear)
+        for node in group.nodes[1:]:  # what is not fused reads the stored columns
+            self._give_view(node, group.linear, rest)
+        parts: list[HeadPart] = []
+        owner: dict[int, tuple[int, int]] = {}
+        for number, leaf in enumerate(group.leaves):
+            last = leaf.rope or leaf.norm or leaf.node
+            attention = leaf.attention
+            assert attention is not None, "every leaf is fused into attention"
+            target = None
+            if leaf.role == "q":
+                target = self.new(last)
+                self.values[last] = target
+            else:
+                self.written.add((attention, leaf.role))
+            rotation = None
+            if leaf.rope is not None:
+                cos, sin = (self.view(arg, leaf.rope) for arg in leaf.rope.args[1:3])
+                rotation = Rotation(cos, sin, cos.axes[-1].size or 0, bool(leaf.rope.args[3]))
+            norm = None if leaf.norm is None else self._norm(leaf.norm)
+            layer = int(str(attention.args[3]).rsplit("_", 1)[1])
+            parts.append(HeadPart(leaf.role, len(leaf.columns), norm, rotation, target, layer))
+            owner.update({start // size: (number, head) for head, start in enumerate(leaf.columns)})
+        if len(owner) < width // size:
+            parts.append(HeadPart("store", width // size, None, None, rest, -1))
+        head_of = tuple(owner.get(place, (len(parts) - 1, place)) for place in range(width // size))
+        return tuple(parts), head_of
+
+    def _give_view(self, node: fx.Node, linear: fx.Node, rest: View) -> None:
+        source = node.args[0]
+        if source is linear:
+            seen: Any = apply(node, rest)
+        else:
+            held = self.values.get(source)  # type: ignore[arg-type]
+            if held is None:
+                return
+            taken = getattr(node.target, "__name__", "") == "getitem" and isinstance(held, list)
+            seen = held[node.args[1]] if taken else (apply(node, held) if node.target in VIEWS else None)  # type: ignore[index,arg-type]
+        if seen is not None:
+            self.values[node] = seen
+
+    def _norm(self, node: fx.Node) -> Norm:
+        if node.target is llmc.rms_norm.default:
+            _, weight, eps, offset, _ = node.args
+            return Norm("rms_norm", self.maybe(weight, node), None, float(eps), float(offset))  # type: ignore[arg-type]
+        _, weight, bias, eps, _ = node.args
+        return Norm("layer_norm", self.maybe(weight, node), self.maybe(bias, node), float(eps), 0.0)  # type: ignore[arg-type]
+
+    def _attention(self, node: fx.Node) -> None:
+        args: Any = node.args
+        q, k, v = args[:3]
+        layer = int(str(args[3]).rsplit("_", 1)[1])
+        heads, key_size = (int(size) for size in q.meta["val"].shape[1:])
+        key_heads, value_size = (int(size) for size in v.meta["val"].shape[1:])
+        for role, source in (("k", k), ("v", v)):
+            if (node, role) not in self.written:
+                op = RowOp(f"write_{role}", node.name, (self.view(source, node),), (self._slots(),), {"layer": layer})
+                self.pending.append((op, node))
+        self._flush()
+        output = self.new(node)
+        self.values[node] = output
+        self.regions.append(
+            Attention(
+                name=node.name, origin=_origin(node), layer=layer, heads=heads, key_heads=key_heads, key_size=key_size,
+                value_size=value_size, query=self.view(q, node), output=output, sinks=self.maybe(args[10], node),
+                tables=tuple(self.view(table, node) for table in args[11]), mask=args[12], bias=args[13],
+                scale=float(args[14]), softcap=float(args[15]), nodes=(node.name,),
+            )
+        )  # fmt: skip
+
+    def _slots(self) -> View:
+        node = next(node for node in self.model.inputs() if node.name == "slots")
+        return self.view(node, node)
+
+    def _experts(self, node: fx.Node) -> None:
+        names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        self._flush()
+        output = self.new(node)
+        self.values[node] = output
+        plain = {name: value for name, value in given.items() if isinstance(value, (str, int, float, bool))}
+        self.regions.append(
+            Experts(
+                name=node.name, origin=_origin(node), domain=self._domain(node), source=self.view(given["x"], node),
+                ids=self.view(given["expert_ids"], node), gates=self.view(given["expert_weights"], node),
+                up=tuple(part.name for part in given["up"]), down=tuple(part.name for part in given["down"]),
+                up_bias=self.maybe(given["up_bias"], node), down_bias=self.maybe(given["down_bias"], node),
+                output=output, attrs=plain, nodes=(node.name,),
+            )
+        )  # fmt: skip
+
+    # --- the end
+
+    def _finish(self) -> None:
+        """The output is the caller's memory: rename the buffer that the last region writes."""
+        output = self.view(self.output, self.output)
+        if output.buffer.place != "arena" or output.indirect or not output.is_contiguous:
+            raise Unlowered(self.output, "the logits are not computed in the program's last step")
+        old = output.buffer
+        new = Buffer(old.key, "logits", old.domain, old.width, old.dtype, "logits")
+        self.regions = [substitute(region, old, new) for region in self.regions]
+
+    def _weights(self) -> list[str]:
+        return list(dict.fromkeys(name for region in self.regions for name in weights_of(region)))
+
+
+def _origin(node: fx.Node) -> str:
+    origin = node.meta.get("origin")
+    return str(origin) if isinstance(origin, Origin) else ""
+
+
+from llmc.codegen.walk import substitute, weights_of  # noqa: E402
+
+Shape = Callable[[fx.Node], Sequence[int | None]]
+__all__ = ["Lowered", "Unlowered", "lower", "shape_of"]
