@@ -155,10 +155,10 @@ def _blocks(buffers: Sequence[Buffer], alignment: int, overwrite: bool) -> list[
             join(first_of_place.setdefault(buffer.place, buffer.key), buffer.key)
     for buffer in buffers if overwrite else ():
         below = by_key.get(buffer.over)
-        if below is None or not _fits_over(buffer, below) or root(below.key) == root(buffer.key):
+        if below is None or not _follows(buffer, below) or root(below.key) == root(buffer.key):
             continue
         pairs = product(members[root(buffer.key)], members[root(below.key)])
-        if all(_disjoint(one, other) or {one.key, other.key} == {buffer.key, below.key} for one, other in pairs):
+        if all(_disjoint(one, other) or _follows(one, other) or _follows(other, one) for one, other in pairs):
             join(below.key, buffer.key)
     return [
         _Block(
@@ -171,8 +171,10 @@ def _blocks(buffers: Sequence[Buffer], alignment: int, overwrite: bool) -> list[
     ]
 
 
-def _fits_over(buffer: Buffer, below: Buffer) -> bool:
-    return below.last == buffer.first and below.size == buffer.size and below.unit == buffer.unit
+def _follows(buffer: Buffer, below: Buffer) -> bool:
+    """Whether `buffer` may be written over `below`."""
+    same_size = (below.size, below.unit) == (buffer.size, buffer.unit)
+    return buffer.over is not None and buffer.over == below.key and below.last == buffer.first and same_size
 
 
 def _disjoint(one: Buffer, other: Buffer) -> bool:
@@ -237,7 +239,7 @@ def _spans(buffers: Sequence[Buffer], alignment: int) -> list[tuple[int, int, in
     spans = []
     for buffer in buffers:
         below = by_key.get(buffer.over)
-        later = below is not None and _fits_over(buffer, below)
+        later = below is not None and _follows(buffer, below)
         spans.append((buffer.first + later, buffer.last, _round_up(buffer.size, alignment)))
     return spans
 
