@@ -1,7 +1,10 @@
 """The set-up scripts agree with pyproject.toml and work from any directory."""
 
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,26 @@ def test_every_folder_of_the_package_is_installed() -> None:
     }
     assert set(setuptools["package-dir"].values()) == folders
     assert set(setuptools["package-dir"]) == set(setuptools["packages"])
+
+
+def test_a_wheel_holds_every_file_that_the_package_reads(tmp_path: Path) -> None:
+    for name in (*FOLDERS, "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
+    code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = set(wheel.namelist())
+    wanted = {
+        "/".join(("llmc", *((folder,) if folder != "compiler" else ()), path.relative_to(ROOT / folder).as_posix()))
+        for folder in FOLDERS
+        for pattern in ("*.py", "*.h", "*.cpp")
+        for path in (ROOT / folder).rglob(pattern)
+    }
+    assert wanted - held == set()
 
 
 def _pins() -> dict[str, str]:
