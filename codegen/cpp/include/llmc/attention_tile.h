@@ -1,0 +1,218 @@
+// Attention of one tile: the query rows of a few tokens that share a key head, against blocks of 64 keys.
+//
+// Every row follows one order of float operations, whatever tile it is in: keys in blocks aligned to positions, an online
+// softmax over the blocks of a split of 256 positions, and splits merged in ascending order. A hidden key adds exactly
+// nothing, so it makes no difference which blocks are passed over, nor which thread takes which split.
+#pragma once
+
+#include "llmc/attention_softmax.h"
+#include "llmc/attention_strip.h"
+#include "llmc/program.h"
+
+namespace llmc {
+
+inline constexpr int kSplitKeys = 256;  // keys whose softmax can be a work item of its own
+inline constexpr int kTileQueries = 24;  // rows of a tile, where its tokens do not need more
+
+constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
+
+/// An attention's sizes: H query heads over HK key heads, keys of D and values of DV elements.
+template <class Element, int H_, int HK_, int D_, int DV_>
+struct AttentionShape {
+  using E = Element;
+  static constexpr int H = H_, HK = HK_, D = D_, DV = DV_;
+  static constexpr int group = H / HK;                                   // query heads of a key head
+  static constexpr int tokens = std::max(1, kTileQueries / group);       // of a tile
+  static constexpr int few = (group + (group + kStripRows - 1) / kStripRows - 1) / ((group + kStripRows - 1) / kStripRows);
+  static constexpr int rows = std::max(round_up(tokens * group, kStripRows), round_up(tokens * group, few));
+  static constexpr int width = round_up(DV, 16);  // of an output row
+};
+
+/// The softmax of a row over some splits: its output is acc / sum. `top` is in units of log 2.
+template <class Shape>
+struct RowState {
+  alignas(64) float acc[Shape::width];
+  float top, sum;
+
+  void clear() {
+    for (float& x : acc) x = 0;
+    top = softmax::kLowest;
+    sum = 0;
+  }
+  /// Adds a later split.
+  void add(const float* other, float other_top, float other_sum) {
+    const float next = other_top > top ? other_top : top;
+    const float keep = softmax::power(top - next), scale = softmax::power(other_top - next);
+    for (int i = 0; i < Shape::width; ++i) acc[i] = acc[i] * keep + other[i] * scale;
+    sum = sum * keep + other_sum * scale;
+    top = next;
+  }
+  /// Turns acc into the output. sink: null, or the score of a key without a value.
+  void finish(const float* sink) {
+    if (sink != nullptr) {
+      const float score = *sink * softmax::kLog2E, next = score > top ? score : top;
+      const float keep = softmax::power(top - next);
+      for (float& x : acc) x *= keep;
+      sum = sum * keep + softmax::power(score - next);
+    }
+    const float scale = sum == 0 ? 0 : 1 / sum;  // a row that sees nothing gives zeros
+    for (float& x : acc) x *= scale;
+  }
+};
+
+/// The tokens and keys of a tile.
+struct TileRange {
+  int64_t sequence;
+  int64_t token, tokens;          // first token in the step, and how many
+  int64_t key_begin, key_end;     // every visible key is in [key_begin, key_end)
+  int key_head;
+};
+
+/// A thread's private memory for a tile.
+template <class Shape>
+struct TileMemory {
+  using E = typename Shape::E;
+  alignas(64) Operand<E> q[Shape::rows][stored_width<E>(Shape::D)];
+  alignas(64) float scores[kStripRows][kBlockKeys];
+  alignas(64) Operand<E> weights[kStripRows][kBlockKeys];
+  alignas(64) float acc[Shape::rows][Shape::width];
+  alignas(64) float sums[Shape::rows][16];  // of weights: a lane takes every 16th key
+  alignas(64) float top[round_up(Shape::rows, 16)];
+  int64_t position[Shape::rows];
+  int head[Shape::rows];
+  RowState<Shape> merged[Shape::rows];
+};
+
+/// Computes tiles on one thread.
+template <class Shape, class Mask>
+class TileAttention {
+  using E = typename Shape::E;
+
+ public:
+  TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, float scale, float softcap, const Mask& mask)
+      : memory_(memory), step_(step), cache_(cache), scale_(scale), softcap_(softcap), mask_(mask) {}
+
+  /// Takes the queries of a tile; what follows is about it. q(t, head) gives D floats.
+  template <class Query>
+  void begin(const TileRange& tile, Query& query) {
+    tile_ = tile;
+    rows_ = static_cast<int>(tile.tokens) * Shape::group;
+    const auto cost = [&](int strip) { return (rows_ + strip - 1) / strip * (2 * strip + 3); };
+    strip_ = cost(Shape::few) < cost(kStripRows) ? Shape::few : kStripRows;
+    for (int r = 0; r < round_up(rows_, strip_); ++r) {
+      const int row = std::min(r, rows_ - 1);  // rows that fill up the last strip repeat its last row
+      const int64_t token = tile.token + row / Shape::group;
+      memory_.position[r] = step_.positions[token];
+      memory_.head[r] = tile.key_head * Shape::group + row % Shape::group;
+      constexpr int width = stored_width<E>(Shape::D);
+      to_operands<E>(query(token, memory_.head[r]), Shape::D, memory_.q[r]);
+      for (int i = Shape::D; i < width; ++i) memory_.q[r][i] = 0;
+      memory_.merged[r].clear();
+    }
+  }
+
+  /// Computes the softmax state of all rows over split `split`.
+  void compute(int64_t split) {
+    for (int r = 0; r < round_up(rows_, strip_); ++r) {
+      for (float& x : memory_.acc[r]) x = 0;
+      for (float& x : memory_.sums[r]) x = 0;
+      memory_.top[r] = softmax::kLowest;
+    }
+    const int64_t begin = std::max(split * kSplitKeys, tile_.key_begin / kBlockKeys * kBlockKeys);
+    const int64_t end = std::min((split + 1) * kSplitKeys, tile_.key_end);
+    for (int64_t key = begin; key < end; key += kBlockKeys) {
+      const BlockGroups<E> block = groups_at(key);
+      for (int row = 0; row < rows_; row += strip_) {
+        if constexpr (Shape::few < kStripRows) {
+          if (strip_ == Shape::few) {
+            compute_strip<Shape::few>(row, key, block);
+            continue;
+          }
+        }
+        compute_strip<kStripRows>(row, key, block);
+      }
+    }
+  }
+
+  /// Merges the split just computed into the state of its rows.
+  void merge() {
+    for (int r = 0; r < rows_; ++r) memory_.merged[r].add(memory_.acc[r], memory_.top[r], softmax::total(memory_.sums[r]));
+  }
+
+  /// Writes the state of its rows over the split just computed.
+  void store(RowState<Shape>* to) const {
+    for (int r = 0; r < rows_; ++r, ++to) {
+      std::copy_n(memory_.acc[r], Shape::width, to->acc);
+      to->top = memory_.top[r];
+      to->sum = softmax::total(memory_.sums[r]);
+    }
+  }
+
+  int rows() const { return rows_; }
+
+ private:
+  /// Where the keys and values of the block at position `key` lie.
+  BlockGroups<E> groups_at(int64_t key) const {
+    const int64_t* blocks = step_.blocks + tile_.sequence * step_.M;
+    const int64_t length = step_.lengths[tile_.sequence];
+    BlockGroups<E> groups;
+    groups.begin = static_cast<int>(std::max<int64_t>(tile_.key_begin - key, 0) / kKeyGroup);
+    groups.end = static_cast<int>(std::min<int64_t>((tile_.key_end - key + kKeyGroup - 1) / kKeyGroup, kBlockGroups));
+    groups.keys = static_cast<int>(std::min<int64_t>(length - key, kBlockKeys));
+    for (int g = 0; g < kBlockGroups; ++g) {
+      const auto at = static_cast<int32_t>(key) + std::clamp(g, groups.begin, groups.end - 1) * kKeyGroup;
+      const int32_t size = cache_.block_size;
+      groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[at / size], at % size, tile_.key_head);
+      groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[at / size], at % size, tile_.key_head);
+    }
+    return groups;
+  }
+
+  template <int ROWS>
+  void compute_strip(int first, int64_t key, const BlockGroups<E>& block) {
+    TileMemory<Shape>& m = memory_;
+    int64_t low = m.position[first], high = low;
+    for (int r = 1; r < ROWS; ++r) {
+      low = std::min(low, m.position[first + r]);
+      high = std::max(high, m.position[first + r]);
+    }
+    const bool all = block.begin == 0 && block.end == kBlockGroups && block.keys == kBlockKeys &&
+                     mask_.all(low, high, key, key + kBlockKeys - 1);
+    dot_keys<E, Shape::D, ROWS>(m.q[first], block, m.scores[0]);
+    softmax::scale_scores(m.scores[0], ROWS * kBlockKeys, scale_, softcap_);
+    alignas(64) float next[16] = {}, keep[16] = {};
+    for (int r = 0; r < ROWS; ++r) {
+      if (!all) apply_mask(m.scores[r], m.position[first + r], m.head[first + r], key, block.keys);
+      const float top = softmax::greatest(m.scores[r], kBlockGroups);
+      keep[r] = m.top[first + r];
+      next[r] = keep[r] > top ? keep[r] : top;
+    }
+    softmax::power_of_two(keep, next);
+    for (int r = 0; r < ROWS; ++r) {
+      m.top[first + r] = next[r];
+      for (float& x : m.sums[first + r]) x *= keep[r];
+      softmax::weigh(m.scores[r], kBlockGroups, next[r], m.sums[first + r]);
+      to_operands<E>(m.scores[r], kBlockKeys, m.weights[r]);
+    }
+    add_values<E, Shape::DV, ROWS>(m.weights[0], block, keep, m.acc[first]);
+  }
+
+  /// Adds the bias, and hides what the mask hides and what is no key of the sequence.
+  void apply_mask(float* scores, int64_t query, int head, int64_t key, int keys) const {
+    alignas(64) float bias[kBlockKeys];
+    for (int i = 0; i < keys; ++i)
+      bias[i] = mask_.visible(query, key + i, head) ? mask_.bias(query, key + i, head) * softmax::kLog2E : softmax::kHidden;
+    for (int i = keys; i < kBlockKeys; ++i) bias[i] = softmax::kHidden;
+    for (int i = 0; i < kBlockKeys; ++i) scores[i] = bias[i] == softmax::kHidden ? bias[i] : scores[i] + bias[i];
+  }
+
+  TileMemory<Shape>& memory_;
+  const Step& step_;
+  const Cache<E> cache_;
+  const float scale_, softcap_;
+  const Mask& mask_;
+  TileRange tile_{};
+  int rows_ = 0, strip_ = kStripRows;
+};
+
+}  // namespace llmc
