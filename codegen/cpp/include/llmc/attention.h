@@ -35,7 +35,7 @@ void attention(Team& team, const Step& step, const Cache<E>& cache, const float*
   auto& memory = *reinterpret_cast<TileMemory<Shape>*>(team.scratch);
   auto* slots = reinterpret_cast<RowState<Shape>*>(shared);
   const AttentionPlan<Shape, Mask> plan(step, mask, team.n, kSharedRows);
-  TileAttention<Shape, Mask> rows(memory, step, cache, scale, softcap, mask);
+  TileAttention<Shape, Mask> rows(memory, step, cache, {scale, softcap}, mask);
   const auto finish = [&](const TileWork& work, int row, RowState<Shape>& state) {
     const int head = work.tile.key_head * Shape::group + row % Shape::group;
     state.finish(sinks == nullptr ? nullptr : sinks + head);

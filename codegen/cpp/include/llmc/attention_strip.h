@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "llmc/cache.h"
+#include "llmc/simd.h"
 #include "llmc/tile.h"
 
 namespace llmc {
@@ -22,21 +23,18 @@ inline constexpr int kStripVectors = 1;
 template <class E>
 using Operand = std::conditional_t<std::is_same_v<E, BF16>, uint16_t, float>;
 
+/// Rounds 16 numbers.
 template <class E>
-inline void to_operands(const float* x, int n, Operand<E>* out) {
-  int i = 0;
-#if defined(__AVX512BF16__)
+inline void to_operands(F32x16 x, Operand<E>* out) {
   if constexpr (std::is_same_v<E, BF16>) {
-    for (; i + 16 <= n; i += 16)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i))));
-  }
+#if defined(__AVX512BF16__)
+    const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), rounded);
+#else
+    store_16(reinterpret_cast<bf16*>(out), x);
 #endif
-  for (; i < n; ++i) {
-    if constexpr (std::is_same_v<E, BF16>) {
-      out[i] = to_bfloat16(x[i]);
-    } else {
-      out[i] = x[i];
-    }
+  } else {
+    x.storeu(out);
   }
 }
 
@@ -60,10 +58,10 @@ struct BlockGroups {
   int keys;        // of the sequence, from the first position of the block
 };
 
-/// scores[r, 16 j + lane] = q[r] . key `lane` of group j, for ROWS rows from `q` on. q: [rows, D padded]; scores: [rows, 64].
+/// scores[r, 16 j + lane] = q[r] . key `lane` of group j, for ROWS rows. q: [rows, D padded to 16]; scores: [rows, 64].
 template <class E, int D, int ROWS>
 inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, float* scores) {
-  constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), V = kStripVectors;
+  constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), kStride = (D + 15) / 16 * 16, V = kStripVectors;
   for (int first = 0; first < kBlockGroups; first += V) {
     tile::Floats sums[ROWS][V];
     for (int r = 0; r < ROWS; ++r)
@@ -73,7 +71,7 @@ inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, float* sc
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int j = 0; j < V; ++j)
-          sums[r][j] = multiply_add<E>(sums[r][j], block.k[first + j] + i * kKeyGroup, q + r * width + i);
+          sums[r][j] = multiply_add<E>(sums[r][j], block.k[first + j] + i * kKeyGroup, q + r * kStride + i);
     }
     for (int r = 0; r < ROWS; ++r)
       for (int j = 0; j < V; ++j) tile::store(scores + r * kBlockKeys + (first + j) * 16, sums[r][j]);

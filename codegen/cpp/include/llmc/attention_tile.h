@@ -42,7 +42,7 @@ struct RowState {
   /// Adds a later split.
   void add(const float* other, float other_top, float other_sum) {
     const float next = other_top > top ? other_top : top;
-    const float keep = softmax::power(top - next), scale = softmax::power(other_top - next);
+    const float keep = softmax::power_of_two(top - next), scale = softmax::power_of_two(other_top - next);
     for (int i = 0; i < Shape::width; ++i) acc[i] = acc[i] * keep + other[i] * scale;
     sum = sum * keep + other_sum * scale;
     top = next;
@@ -51,9 +51,9 @@ struct RowState {
   void finish(const float* sink) {
     if (sink != nullptr) {
       const float score = *sink * softmax::kLog2E, next = score > top ? score : top;
-      const float keep = softmax::power(top - next);
+      const float keep = softmax::power_of_two(top - next);
       for (float& x : acc) x *= keep;
-      sum = sum * keep + softmax::power(score - next);
+      sum = sum * keep + softmax::power_of_two(score - next);
     }
     const float scale = sum == 0 ? 0 : 1 / sum;  // a row that sees nothing gives zeros
     for (float& x : acc) x *= scale;
@@ -72,7 +72,7 @@ struct TileRange {
 template <class Shape>
 struct TileMemory {
   using E = typename Shape::E;
-  alignas(64) Operand<E> q[Shape::rows][stored_width<E>(Shape::D)];
+  alignas(64) Operand<E> q[Shape::rows][round_up(Shape::D, 16)];
   alignas(64) float scores[kStripRows][kBlockKeys];
   alignas(64) Operand<E> weights[kStripRows][kBlockKeys];
   alignas(64) float acc[Shape::rows][Shape::width];
@@ -89,8 +89,8 @@ class TileAttention {
   using E = typename Shape::E;
 
  public:
-  TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, float scale, float softcap, const Mask& mask)
-      : memory_(memory), step_(step), cache_(cache), scale_(scale), softcap_(softcap), mask_(mask) {}
+  TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, softmax::Scale scale, const Mask& mask)
+      : memory_(memory), step_(step), cache_(cache), scale_(scale), mask_(mask) {}
 
   /// Takes the queries of a tile; what follows is about it. q(t, head) gives D floats.
   template <class Query>
@@ -104,9 +104,9 @@ class TileAttention {
       const int64_t token = tile.token + row / Shape::group;
       memory_.position[r] = step_.positions[token];
       memory_.head[r] = tile.key_head * Shape::group + row % Shape::group;
-      constexpr int width = stored_width<E>(Shape::D);
-      to_operands<E>(query(token, memory_.head[r]), Shape::D, memory_.q[r]);
-      for (int i = Shape::D; i < width; ++i) memory_.q[r][i] = 0;
+      constexpr int width = round_up(Shape::D, 16);
+      const float* q = query(token, memory_.head[r]);
+      for (int i = 0; i < width; i += 16) to_operands<E>(load_16(q + i, std::min(Shape::D - i, 16)), memory_.q[r] + i);
       memory_.merged[r].clear();
     }
   }
@@ -136,7 +136,7 @@ class TileAttention {
 
   /// Merges the split just computed into the state of its rows.
   void merge() {
-    for (int r = 0; r < rows_; ++r) memory_.merged[r].add(memory_.acc[r], memory_.top[r], softmax::total(memory_.sums[r]));
+    for (int r = 0; r < rows_; ++r) memory_.merged[r].add(memory_.acc[r], memory_.top[r], reduce_add(F32x16::load(memory_.sums[r])));
   }
 
   /// Writes the state of its rows over the split just computed.
@@ -144,7 +144,7 @@ class TileAttention {
     for (int r = 0; r < rows_; ++r, ++to) {
       std::copy_n(memory_.acc[r], Shape::width, to->acc);
       to->top = memory_.top[r];
-      to->sum = softmax::total(memory_.sums[r]);
+      to->sum = reduce_add(F32x16::load(memory_.sums[r]));
     }
   }
 
@@ -179,37 +179,47 @@ class TileAttention {
     const bool all = block.begin == 0 && block.end == kBlockGroups && block.keys == kBlockKeys &&
                      mask_.all(low, high, key, key + kBlockKeys - 1);
     dot_keys<E, Shape::D, ROWS>(m.q[first], block, m.scores[0]);
-    softmax::scale_scores(m.scores[0], ROWS * kBlockKeys, scale_, softcap_);
     alignas(64) float next[16] = {}, keep[16] = {};
     for (int r = 0; r < ROWS; ++r) {
-      if (!all) apply_mask(m.scores[r], m.position[first + r], m.head[first + r], key, block.keys);
-      const float top = softmax::greatest(m.scores[r], kBlockGroups);
+      F32x16 scores[kBlockGroups];
+      for (int j = 0; j < kBlockGroups; ++j) scores[j] = scale_(F32x16::load(m.scores[r] + 16 * j));
+      if (!all) apply_mask(scores, m.position[first + r], m.head[first + r], key, block.keys);
+      for (int j = 0; j < kBlockGroups; ++j) scores[j].store(m.scores[r] + 16 * j);
+      const float top = softmax::greatest(scores);
       keep[r] = m.top[first + r];
       next[r] = keep[r] > top ? keep[r] : top;
     }
-    softmax::power_of_two(keep, next);
+    softmax::power_of_two(F32x16::load(keep) - F32x16::load(next)).store(keep);
     for (int r = 0; r < ROWS; ++r) {
       m.top[first + r] = next[r];
-      for (float& x : m.sums[first + r]) x *= keep[r];
-      softmax::weigh(m.scores[r], kBlockGroups, next[r], m.sums[first + r]);
-      to_operands<E>(m.scores[r], kBlockKeys, m.weights[r]);
+      F32x16 sums = F32x16::load(m.sums[first + r]) * F32x16::broadcast(keep[r]);
+      for (int j = 0; j < kBlockGroups; ++j) {
+        const F32x16 weight = softmax::power_of_two(F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(next[r]));
+        to_operands<E>(weight, m.weights[r] + 16 * j);
+        sums = sums + weight;
+      }
+      sums.store(m.sums[first + r]);
     }
     add_values<E, Shape::DV, ROWS>(m.weights[0], block, keep, m.acc[first]);
   }
 
   /// Adds the bias, and hides what the mask hides and what is no key of the sequence.
-  void apply_mask(float* scores, int64_t query, int head, int64_t key, int keys) const {
+  void apply_mask(F32x16 (&scores)[kBlockGroups], int64_t query, int head, int64_t key, int keys) const {
     alignas(64) float bias[kBlockKeys];
     for (int i = 0; i < keys; ++i)
       bias[i] = mask_.visible(query, key + i, head) ? mask_.bias(query, key + i, head) * softmax::kLog2E : softmax::kHidden;
     for (int i = keys; i < kBlockKeys; ++i) bias[i] = softmax::kHidden;
-    for (int i = 0; i < kBlockKeys; ++i) scores[i] = bias[i] == softmax::kHidden ? bias[i] : scores[i] + bias[i];
+    const F32x16 hidden = F32x16::broadcast(softmax::kHidden);
+    for (int j = 0; j < kBlockGroups; ++j) {
+      const F32x16 added = F32x16::load(bias + 16 * j);
+      scores[j] = select(added == hidden, hidden, scores[j] + added);
+    }
   }
 
   TileMemory<Shape>& memory_;
   const Step& step_;
   const Cache<E> cache_;
-  const float scale_, softcap_;
+  const softmax::Scale scale_;
   const Mask& mask_;
   TileRange tile_{};
   int rows_ = 0, strip_ = kStripRows;
