@@ -55,7 +55,7 @@ class _Emitter:
         self.numbers: dict[str, count[int]] = {}
 
     def run(self) -> CpuSource:
-        calls = [line for region in self.lowered.regions for line in self._call(region)]
+        calls = [line for number, region in enumerate(self.lowered.regions) for line in self._call(number, region)]
         text = "\n".join([*self._head(), *self.definitions, *self._step(calls), *self._tail()]) + "\n"
         description: dict[str, object] = {
             "weights": list(self.lowered.weights),
@@ -66,17 +66,17 @@ class _Emitter:
 
     # --- functions and their calls
 
-    def _call(self, region: Region) -> list[str]:
+    def _call(self, number: int, region: Region) -> list[str]:
         function = _function(region)
         name = self.functions.get(function.text())
         if name is None:
-            number = next(self.numbers.setdefault(function.kind, count()))
-            name = self.functions[function.text()] = f"{function.kind}_{number}"
+            place = next(self.numbers.setdefault(function.kind, count()))
+            name = self.functions[function.text()] = f"{function.kind}_{place}"
             self.definitions += self._define(name, function, region)
         passed = [self._pointer(buffer) for buffer in function.pointers]
         passed += [self._passed(text) for _, text in function.extra]
         arguments = ", ".join(["team", "run", *passed])
-        return [f"  {name}({arguments});  // {region.origin}".rstrip(" /"), "  team.barrier();"]
+        return [f"  {name}({arguments});  // {region.origin}".rstrip(" /"), f"  end_region(team, run, {number});"]
 
     def _define(self, name: str, function: Function, region: Region) -> list[str]:
         parameters = ", ".join(part for part in ("Team& team", "const Run& run", function.parameters()) if part)
@@ -132,8 +132,6 @@ class _Emitter:
         ]
 
     def _step(self, calls: list[str]) -> list[str]:
-        if calls and calls[-1] == "  team.barrier();":
-            calls = calls[:-1]  # the pool waits for all of its threads itself
         return ["void step_on(Team& team, const Run& run) {", *calls, "}", ""]
 
     def _tail(self) -> list[str]:

@@ -39,7 +39,7 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
     function.add(
         "struct Mask {",
         f" {members}" if members else "  // no tables",
-        f"  static constexpr bool has_bias = {'true' if has_bias else 'false'};",
+        f"  enum : bool {{ has_bias = {str(has_bias).lower()} }};",
         f"  bool visible({_SIGNATURE}) const {{ return {_text(ast.parse(mask, mode='eval').body, tables)}; }}",
         f"  float bias({_SIGNATURE}) const {{ return float({_text(ast.parse(bias, mode='eval').body, tables)}); }}",
         f"  int64_t first(int64_t q) const {{ return {_join('std::max', [*_at(firsts), 'int64_t(0)'])}; }}",

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <new>
 
 #include "llmc/cache.h"
@@ -34,6 +35,7 @@ struct Run {
   int64_t tokens;    // of this step
   int64_t shared_offset;
   float* logits;
+  int64_t* times;  // when each region ended, in nanoseconds; null unless they are wanted
 
   template <class Type>
   Type* buffer(int64_t offset) const {
@@ -59,6 +61,18 @@ struct Range {
 };
 inline Range share(const Team& team, int64_t count) {
   return {count * team.tid / team.n, count * (team.tid + 1) / team.n};
+}
+
+inline int64_t nanoseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
+/// Ends a region: all threads have done their part of it.
+inline void end_region(Team& team, const Run& run, int region) {
+  team.barrier();
+  if (run.times != nullptr && team.tid == 0) run.times[region + 1] = nanoseconds();
 }
 
 /// A program in memory: its team of threads and what the runtime gave it.
@@ -103,8 +117,9 @@ inline Machine* open_machine(const Program& program, const void* const* weights,
   return machine;
 }
 
-/// Runs one step. `step` and `logits` must stay as they are until it returns.
-inline int run_step(const Program& program, Machine& machine, const Step& step, float* logits) {
+/// Runs one step. `step` and `logits` must stay as they are until it returns; `times` has an entry for the beginning and
+/// one for the end of each region, or is null.
+inline int run_step(const Program& program, Machine& machine, const Step& step, float* logits, int64_t* times) {
   struct Job {
     StepFunction step;
     const Run* run;
@@ -115,6 +130,8 @@ inline int run_step(const Program& program, Machine& machine, const Step& step, 
   run.step.block_size = machine.run.step.block_size;
   run.tokens = step.T;
   run.logits = logits;
+  run.times = times;
+  if (times != nullptr) times[0] = nanoseconds();
   Job job{program.step, &run};
   machine.pool.run(
       [](Team& team, void* argument) {
@@ -156,7 +173,10 @@ inline const char* describe_program(const Program& program) {
     return 0;                                                                                                         \
   }                                                                                                                   \
   LLMC_API int llmc_step(void* machine, const llmc::Step* step, float* logits) {                                      \
-    return llmc::run_step(kProgram, *static_cast<llmc::Machine*>(machine), *step, logits);                            \
+    return llmc::run_step(kProgram, *static_cast<llmc::Machine*>(machine), *step, logits, nullptr);                   \
+  }                                                                                                                   \
+  LLMC_API int llmc_measure(void* machine, const llmc::Step* step, float* logits, int64_t* times) {                   \
+    return llmc::run_step(kProgram, *static_cast<llmc::Machine*>(machine), *step, logits, times);                     \
   }                                                                                                                   \
   LLMC_API int llmc_tune(void* machine, int place, int flat, int gemm) {                                              \
     if (place < 0 || place >= kProgram.crossovers) return 1;                                                          \
