@@ -19,14 +19,20 @@ inline tile::Bytes unpack(const uint8_t* data, tile::Bytes above) {
   return tile::add_bytes(J < 4 ? tile::low_nibbles_times_8(both) : tile::high_nibbles_times_8(both), above);
 }
 
+/// sum + unpacked weights * inputs.
+template <class Format>
+inline tile::Ints dot(const tile::Ints& sum, const tile::Bytes& weights, const int8_t* x) {
+  return Format::has_min ? tile::dot_nibbles(sum, weights, x) : tile::dot(sum, weights, x);
+}
+
 /// One tile by one row of activations with the unpacking that is cheapest for a single row.
 inline tile::Ints sum_int4(const Tile& w, const QuantizedGroup& x) {
   tile::Ints sum = tile::broadcast_int(0);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const tile::Bytes both = tile::load_bytes(w.data + 64 * j);
-    sum = tile::dot(sum, tile::low_nibbles(both), x.x + 4 * j);
-    sum = tile::dot(sum, tile::high_nibbles(both), x.x + 16 + 4 * j);
+    sum = tile::dot_nibbles(sum, tile::low_nibbles(both), x.x + 4 * j);
+    sum = tile::dot_nibbles(sum, tile::high_nibbles(both), x.x + 16 + 4 * j);
   }
   return tile::eighths(sum, w.extra, x.minus_sum);
 }
@@ -53,7 +59,7 @@ template <class Format, int J, int R>
 #pragma GCC unroll 16
       for (int j = 0; j < J; ++j) {
         if constexpr (Format::extra_bytes == 16) above[j] = tile::above_zeros(w[j].extra);
-        else above[j] = tile::broadcast_int(0);
+        else above[j] = tile::no_bytes();
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
@@ -66,7 +72,7 @@ template <class Format, int J, int R>
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-          for (int j = 0; j < J; ++j) sum[r][j] = tile::dot(sum[r][j], bytes[j], x[r * x_stride].x + 4 * I);
+          for (int j = 0; j < J; ++j) sum[r][j] = dot<Format>(sum[r][j], bytes[j], x[r * x_stride].x + 4 * I);
       };
       step.template operator()<0>(), step.template operator()<4>();
       step.template operator()<1>(), step.template operator()<5>();

@@ -6,8 +6,8 @@
 
 namespace llmc {
 
-inline constexpr int kPanelTiles = 4;
-inline constexpr int kPanelRows = 3;  // rows of activations at a time: 12 integer and 12 float accumulators
+inline constexpr int kPanelTiles = tile::Registers::panel_tiles;
+inline constexpr int kPanelRows = tile::Registers::panel_rows;
 inline constexpr int kPanelGroups = 8;
 
 /// A group of a tile in a panel: unsigned bytes as `unpack` makes them, and scales and mins as floats.
@@ -25,7 +25,7 @@ template <class Format, int J>
     Tile w = tiles[j];
     PanelGroup<Format::has_min>* to = panel + j;
     for (int g = 0; g < groups; ++g, to += J) {
-      tile::Bytes above = tile::broadcast_int(0);
+      tile::Bytes above = tile::no_bytes();
       if constexpr (Format::extra_bytes == 16) above = tile::above_zeros(w.extra);
       const auto step = [&]<int I>() { tile::store_bytes(to->weights + 64 * I, unpack<Format, I>(w.data, above)); };
       step.template operator()<0>(), step.template operator()<1>(), step.template operator()<2>();
@@ -63,7 +63,8 @@ template <bool HasMin, int J, int R>
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (int j = 0; j < J; ++j) sum[r][j] = tile::dot(sum[r][j], bytes[j], x[r * x_stride].x + 4 * i);
+        for (int j = 0; j < J; ++j) sum[r][j] = HasMin ? tile::dot_nibbles(sum[r][j], bytes[j], x[r * x_stride].x + 4 * i)
+                             : tile::dot(sum[r][j], bytes[j], x[r * x_stride].x + 4 * i);
     }
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) {

@@ -23,9 +23,9 @@ struct Activations {
 /// Tiles and rows that the kernels of a format take at a time.
 template <class Format>
 struct Shape {
-  static constexpr int one_row_tiles = Format::quantized ? 2 : 4;
-  static constexpr int tiles = Format::quantized ? 2 : 4;
-  static constexpr int rows = Format::quantized ? 4 : 6;
+  static constexpr int one_row_tiles = Format::quantized ? tile::Registers::one_row_tiles : tile::Registers::float_tiles;
+  static constexpr int tiles = Format::quantized ? tile::Registers::int_tiles : tile::Registers::float_tiles;
+  static constexpr int rows = Format::quantized ? tile::Registers::int_rows : tile::Registers::float_rows;
   static constexpr int block = Format::quantized ? 8 : 16;  // groups of a block of many rows: its weights fit a cache
 };
 
@@ -56,17 +56,24 @@ void linear_direct(const Weights& weights, const int* indices, int count, const 
   }
 }
 
-/// The same by panels of J tiles.
+/// Calls `multiply_panel` for at most R rows.
+template <bool HasMin, int J, int R>
+inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int groups, float* y,
+                                 int64_t width, bool resume) {
+  if constexpr (R > 1)
+    if (rows < R) return multiply_panel_up_to<HasMin, J, R - 1>(rows, panel, x, groups, y, width, resume);
+  multiply_panel<HasMin, J, R>(panel, x, groups, groups, y, width, resume);
+}
+
+/// Fills a panel with at most J tiles and multiplies it by all rows.
 template <class Format, int J>
-void multiply_by_panel(const Tile* tiles, PanelGroup<Format::has_min>* panel, const QuantizedGroup* x, int rows, int groups,
-                       float* y, int64_t width, bool resume) {
-  constexpr bool kMin = Format::has_min;
+void linear_by_panel(int count, const Tile* tiles, PanelGroup<Format::has_min>* panel, const QuantizedGroup* x, int rows,
+                     int groups, float* y, int64_t width, bool resume) {
+  if constexpr (J > 1)
+    if (count < J) return linear_by_panel<Format, J - 1>(count, tiles, panel, x, rows, groups, y, width, resume);
   fill_panel<Format, J>(tiles, groups, panel);
-  int r = 0;
-  for (; r + kPanelRows <= rows; r += kPanelRows)
-    multiply_panel<kMin, J, kPanelRows>(panel, x + r * groups, groups, groups, y + r * width, width, resume);
-  if (rows - r == 2) multiply_panel<kMin, J, 2>(panel, x + r * groups, groups, groups, y + r * width, width, resume);
-  if (rows - r == 1) multiply_panel<kMin, J, 1>(panel, x + r * groups, groups, groups, y + r * width, width, resume);
+  for (int r = 0; r < rows; r += kPanelRows)
+    multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width, resume);
 }
 
 /// The same for many rows of integer weights.
@@ -80,12 +87,8 @@ template <class Format>
       const int left = std::min(kPanelTiles, count - j);
       Tile tiles[kPanelTiles] = {};
       for (int i = 0; i < left; ++i) tiles[i] = tile_at<Format>(weights, indices[j + i], x.count, block);
-      const auto* from = x.at(first, block);
-      float* to = y + j * kTileRows;
-      if (left == 4) multiply_by_panel<Format, 4>(tiles, panel, from, rows, groups, to, width, block > 0);
-      if (left == 3) multiply_by_panel<Format, 3>(tiles, panel, from, rows, groups, to, width, block > 0);
-      if (left == 2) multiply_by_panel<Format, 2>(tiles, panel, from, rows, groups, to, width, block > 0);
-      if (left == 1) multiply_by_panel<Format, 1>(tiles, panel, from, rows, groups, to, width, block > 0);
+      linear_by_panel<Format, kPanelTiles>(left, tiles, panel, x.at(first, block), rows, groups, y + j * kTileRows, width,
+                                           block > 0);
     }
   }
 }

@@ -1,34 +1,25 @@
-// Vectors of a tile's 16 rows: AVX-512 with VNNI and BF16. See tile.h.
+// Lanes for a tile's 16 rows: AVX-512 with VNNI and BF16. See tile.h.
 #pragma once
 
 #include <immintrin.h>
 
-#include <cstdint>
-#include <cstring>
-
 namespace llmc::tile {
 
-using Floats = __m512;
 using Ints = __m512i;
 using Bytes = __m512i;
 
-inline int32_t word(const void* p) {
-  int32_t value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-
-inline Floats zero() { return _mm512_setzero_ps(); }
-inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
-inline Floats load_half(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
-inline Floats broadcast(float x) { return _mm512_set1_ps(x); }
-inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+/// Tiles by rows of accumulators that stay in the 32 registers.
+struct Registers {
+  static constexpr int one_row_tiles = 2;
+  static constexpr int int_tiles = 2, int_rows = 4;
+  static constexpr int panel_tiles = 4, panel_rows = 3;
+  static constexpr int float_tiles = 4, float_rows = 6;
+};
 
 inline Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
-inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Floats to_floats(Ints v) { return {_mm512_cvtepi32_ps(v)}; }
 
+inline Bytes no_bytes() { return _mm512_setzero_si512(); }
 inline Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
 inline Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(0x0f)); }
@@ -48,8 +39,10 @@ inline Bytes above_zeros(const uint8_t* zeros) {
 inline Ints dot(Ints sum, Bytes weights, const int8_t* x) {
   return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(word(x)));
 }
+/// The same for weights below 16.
+inline Ints dot_nibbles(Ints sum, Bytes weights, const int8_t* x) { return dot(sum, weights, x); }
 
-/// 8 * sum + zero * `minus_sum` (int16) for the zeros of 16 rows.
+/// 8 * sum + zero * `minus_sum` (an int16) for the zeros of 16 rows.
 inline Ints eighths(Ints sum, const uint8_t* zeros, int32_t minus_sum) {
   const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
   return _mm512_dpwssd_epi32(_mm512_slli_epi32(sum, 3), wide, _mm512_set1_epi32(minus_sum));
@@ -57,8 +50,8 @@ inline Ints eighths(Ints sum, const uint8_t* zeros, int32_t minus_sum) {
 
 /// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.
 inline Floats dot_bf16(Floats acc, const void* weights, const uint16_t* x) {
-  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights)),
-                          reinterpret_cast<__m512bh>(_mm512_set1_epi32(word(x))));
+  return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights)),
+                           reinterpret_cast<__m512bh>(_mm512_set1_epi32(word(x))))};
 }
 
 }  // namespace llmc::tile
