@@ -9,16 +9,19 @@ import hashlib
 import mmap
 import os
 import stat
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import ArtifactRejected, BadOption
 from llmc.runtime.checked_json import is_file_name
 from llmc.runtime.manifest import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, WEIGHTS, FileRecord, Manifest
 from llmc.runtime.weights_file import WeightsHeader, header_bytes, map_tensors, read_header
+from llmc.runtime.weights_memory import read_data
 
 MAX_READ_BYTES = 256 << 20
 """Largest file that `Artifact.read` returns; only the weights may be larger."""
@@ -29,13 +32,17 @@ Verify = Literal["full", "fast"]
 class Artifact:
     """An artifact whose files have been checked."""
 
-    def __init__(self, root: Path, manifest: Manifest, header: WeightsHeader, content: mmap.mmap) -> None:
+    def __init__(
+        self, root: Path, manifest: Manifest, header: WeightsHeader, content: mmap.mmap, descriptor: int
+    ) -> None:
         """Callers use `Artifact.open`."""
         self.root = root
         self.manifest = manifest
         self.weights_header = header
         """Type and shape of each weight; `weights_header.tensors[name].dtype` is "bfloat16" where numpy sees uint16."""
         self._content = content
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     @staticmethod
     def open(path: Path | str, *, verify: Verify = "full") -> "Artifact":
@@ -65,8 +72,7 @@ class Artifact:
         for name, record in manifest.files.items():
             if name != WEIGHTS:
                 _check_hash(root, name, record)
-        header, content = _map_weights(root, manifest.files[WEIGHTS], verify)
-        return Artifact(root, manifest, header, content)
+        return Artifact(root, manifest, *_map_weights(root, manifest.files[WEIGHTS], verify))
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Read-only views of the mapped weights by name; bfloat16 is seen as uint16 and float8 as uint8, bit for bit.
@@ -74,6 +80,22 @@ class Artifact:
         The views stay valid as long as they are referenced, as long as nobody truncates the file.
         """
         return map_tensors(self._content, self.weights_header)
+
+    def load_weights(self, *, verify: Verify = "full") -> npt.NDArray[np.uint8]:
+        """The data of the weights file read into memory, [data_bytes]; `weights_header` says what lies where.
+
+        "full" hashes it on its way there, which costs less than to hash the file first: an artifact that is opened
+        for this is opened with "fast". Raises ArtifactRejected.
+        """
+        path, record, header = self.root / WEIGHTS, self.manifest.files[WEIGHTS], self.weights_header
+        digest = hashlib.sha256(header.start) if verify == "full" else None
+        try:
+            data = read_data(self._descriptor, header.data_start, record.bytes - header.data_start, digest)
+        except OSError as error:
+            raise ArtifactRejected(f"{path}: cannot be read ({_reason(error)}); copy the artifact anew") from None
+        if digest is not None:
+            _compare(path, digest.hexdigest(), record)
+        return data
 
     def read(self, name: str) -> bytes:
         """The content of a file that the manifest lists, hashed again. Raises ArtifactRejected."""
@@ -193,7 +215,7 @@ def _compare(path: Path, digest: str, record: FileRecord) -> None:
         )
 
 
-def _map_weights(root: Path, record: FileRecord, verify: Verify) -> tuple[WeightsHeader, mmap.mmap]:
+def _map_weights(root: Path, record: FileRecord, verify: Verify) -> tuple[WeightsHeader, mmap.mmap, int]:
     """Hash, check and map the weights through one descriptor, so that what was checked is what is mapped."""
     path = root / WEIGHTS
     descriptor = _open(path)
@@ -206,7 +228,7 @@ def _map_weights(root: Path, record: FileRecord, verify: Verify) -> tuple[Weight
         start = os.pread(descriptor, 8, 0)
         start = os.pread(descriptor, 8 + header_bytes(start, length, str(path)), 0)
         header = read_header(start, length, str(path))
-        return header, mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
+        return header, mmap.mmap(descriptor, length, access=mmap.ACCESS_READ), os.dup(descriptor)
     except (OSError, ValueError) as error:
         raise ArtifactRejected(f"{path}: cannot be mapped ({_reason(error)}); copy the artifact anew") from None
     finally:

@@ -12,7 +12,7 @@ from llmc.runtime.program import Batch
 Rows = Literal["none", "last", "all"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The next tokens of one sequence."""
 
@@ -31,6 +31,47 @@ class Packed:
     copies: tuple[Copy, ...]
     rows: tuple[slice, ...]
     """For each piece the rows of the logits that are its own."""
+
+
+class Packer:
+    """Packs step after step. Most steps take one token of each sequence that took part in the last, and few of those
+    begin a block: the arrays then are those of the last step, with other numbers in them."""
+
+    def __init__(self) -> None:
+        """No step yet."""
+        self._last: Packed | None = None
+        self._followed: list[tuple[BlockTable, int, int]] = []
+        """Each sequence of the last step, with its length and the edition of its table then."""
+
+    def pack(self, pieces: Sequence[Piece]) -> Packed:
+        """The same as the function `pack`; what it returned before is not valid any more."""
+        if self._last is not None and len(pieces) == len(self._followed) and self._goes_on(pieces):
+            return self._advance(self._last, pieces)
+        packed = pack(pieces)
+        one_each = len(packed.batch.tokens) == len(pieces) == packed.rows[-1].stop
+        self._last = Packed(packed.batch, (), packed.rows) if one_each else None
+        self._remember(pieces)
+        return packed
+
+    def _goes_on(self, pieces: Sequence[Piece]) -> bool:
+        for piece, (table, length, edition) in zip(pieces, self._followed, strict=True):
+            known = piece.table is table and table.length == length and table.edition == edition
+            if not (known and len(piece.tokens) == 1 and piece.rows != "none" and table.fits_one()):
+                return False
+        return True
+
+    def _advance(self, last: Packed, pieces: Sequence[Piece]) -> Packed:
+        batch = last.batch
+        for place, piece in enumerate(pieces):
+            batch.tokens[place] = piece.tokens[0]
+            piece.table.length += 1
+        for counts in (batch.positions, batch.slots, batch.lengths):
+            counts += 1
+        self._remember(pieces)
+        return last
+
+    def _remember(self, pieces: Sequence[Piece]) -> None:
+        self._followed = [(piece.table, piece.table.length, piece.table.edition) for piece in pieces]
 
 
 def pack(pieces: Sequence[Piece]) -> Packed:

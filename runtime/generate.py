@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llmc.runtime.batch import Packed, Piece, pack
+from llmc.runtime.batch import Packed, Packer, Piece, pack
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.manifest import Ranges
 from llmc.runtime.program import Program
@@ -22,15 +22,16 @@ def generate(
     free, so that none ever has to be interrupted. Closing the iterator gives back all blocks. Raises BadRequest if
     others hold the blocks that the next request needs.
     """
-    waiting, running = deque(requests), list[Request]()
+    waiting, running, packer = deque(requests), list[Request](), Packer()
     try:
         while waiting or running:
             _admit(waiting, running, pool, min(ranges.sequences, ranges.tokens))
-            increments = _step(running, program, ranges.tokens, chunk)
-            for request in running:
-                if request.finish_reason is not None:
-                    request.release()
-            running = [request for request in running if request.finish_reason is None]
+            increments = _step(running, program, packer, ranges.tokens, chunk)
+            if any(increment.finish_reason is not None for increment in increments):
+                for request in running:
+                    if request.finish_reason is not None:
+                        request.release()
+                running = [request for request in running if request.finish_reason is None]
             yield from increments
     finally:
         for request in requests:
@@ -42,7 +43,7 @@ def logits_of(tokens: Sequence[int], program: Program, pool: BlockPool, most: in
     table = BlockTable(pool)
     try:
         pieces = [Piece(tokens[at : at + most], table, "all") for at in range(0, len(tokens), most)]
-        return np.concatenate([run_step(program, pack([piece])) for piece in pieces])
+        return np.concatenate([run_step(program, pack([piece])).copy() for piece in pieces])
     finally:
         table.release()
 
@@ -63,14 +64,16 @@ def _admit(waiting: deque[Request], running: list[Request], pool: BlockPool, mos
         running.append(waiting.popleft())
 
 
-def _step(running: Sequence[Request], program: Program, tokens: int, chunk: int | None) -> list[Increment]:
+def _step(
+    running: Sequence[Request], program: Program, packer: Packer, tokens: int, chunk: int | None
+) -> list[Increment]:
     """One step of all running requests: each gets at least one of the step's `tokens`."""
     pieces: list[Piece] = []
     left = tokens
     for behind, request in zip(range(len(running) - 1, -1, -1), running, strict=True):
         pieces.append(request.next_piece(left - behind, chunk))
         left -= len(pieces[-1].tokens)
-    packed = pack(pieces)
+    packed = packer.pack(pieces)
     logits = run_step(program, packed)
     return [
         request.accept(logits[rows.start])

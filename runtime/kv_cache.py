@@ -92,6 +92,8 @@ class BlockTable:
         """Tokens in the cache."""
         self.blocks: list[int] = []
         """Block `position // block_size` holds that position; blocks beyond the length are reserved."""
+        self.edition = 0
+        """Rises when tokens of the cache are forgotten or moved; as long as it stays, the table only grows."""
 
     def reserve(self, tokens: int) -> None:
         """Take the blocks that a length of `tokens` needs, so that growing so far cannot fail. Raises BadRequest."""
@@ -114,6 +116,7 @@ class BlockTable:
             shared = self.blocks[index]
             (self.blocks[index],) = self.pool.take(1)
             self.pool.give_back([shared])
+            self.edition += 1
             copies = ((shared, self.blocks[index]),)
         self.reserve(self.length + tokens)
         positions = np.arange(self.length, self.length + tokens, dtype=np.int64)
@@ -121,6 +124,11 @@ class BlockTable:
         slots = np.array(self.blocks, np.int64)[positions // size] * size + positions % size
         self.length += tokens
         return Extension(slots, copies)
+
+    def fits_one(self) -> bool:
+        """Whether the next token goes into a block that is partly filled and that nobody else holds."""
+        index, filled = divmod(self.length, self.pool.block_size)
+        return filled > 0 and self.pool.holders(self.blocks[index]) == 1
 
     def fork(self) -> "BlockTable":
         """A second sequence with the same tokens; the two share blocks until one of them writes."""
@@ -134,6 +142,7 @@ class BlockTable:
         """Forget the tokens from position `length` on and give back the blocks that are not needed any more."""
         assert 0 <= length <= self.length, f"cannot cut {self.length} tokens to {length}"
         self.length = length
+        self.edition += 1
         keep = self.pool.blocks_for(length)
         self.pool.give_back(self.blocks[keep:])
         del self.blocks[keep:]

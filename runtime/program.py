@@ -11,7 +11,8 @@ import numpy.typing as npt
 class Batch:
     """The tokens of one step, of all its sequences, packed one after another without padding.
 
-    T tokens in the step, B sequences, M blocks in the longest block table, R rows of logits asked for.
+    T tokens in the step, B sequences, M blocks in the longest block table, R rows of logits asked for. The arrays are
+    contiguous. A batch may come again with other numbers in its arrays, which never move.
     """
 
     tokens: npt.NDArray[np.int64]
@@ -48,7 +49,10 @@ class Program(Protocol):
         """Set aside zeroed cache memory for `num_blocks` blocks of `block_size` tokens in every layer."""
 
     def step(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Run one step, write its K and V into the cache, and return the logits asked for, [R, V]."""
+        """Run one step, write its K and V into the cache, and return the logits asked for, [R, V].
+
+        The next step may overwrite them: whoever wants to keep them copies them.
+        """
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block of every layer's cache onto another (copy on write)."""

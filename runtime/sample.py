@@ -92,7 +92,7 @@ class Sampler:
     def choose(self, logits: Row) -> int:
         """The next token, given its [V] logits. Raises NumericsGateFailed if they are not numbers."""
         if not self.params.temperature and not self._seen.size:
-            token = int(np.argmax(logits))
+            token = int(logits.argmax())
             _check_finite(logits[token])
             return token
         scores = process(logits, self.params, self._seen)
@@ -169,7 +169,7 @@ def _outside_top_p(scores: npt.NDArray[np.float64], top_p: float) -> npt.NDArray
 
 
 def _check_finite(largest: np.floating[Any]) -> None:
-    if not np.isfinite(largest):
+    if not math.isfinite(largest):
         raise NumericsGateFailed(
             f"sample: the largest logit is {largest}, expected a number; compile the model with another dtype"
         )

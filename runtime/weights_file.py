@@ -70,6 +70,8 @@ class WeightsHeader:
     """In the order of their bytes, padding included."""
     data_start: int
     """Where the data begins in the file: a multiple of `ALIGNMENT`."""
+    start: bytes = b""
+    """The file up to there, as it was read; empty for a header that was planned."""
 
     @property
     def data_bytes(self) -> int:
@@ -116,7 +118,7 @@ def read_header(start: bytes, file_bytes: int, where: str) -> WeightsHeader:
             continue
         laid[Field(name, f"{document.where} name").text()] = _read_tensor(item)
     laid = dict(sorted(laid.items(), key=lambda entry: (entry[1].begin, entry[1].end)))
-    header = WeightsHeader(laid, 8 + length)
+    header = WeightsHeader(laid, 8 + length, start[: 8 + length])
     _check_cover(header, file_bytes, where)
     return header
 

@@ -7,7 +7,7 @@ import pytest
 from support.numpy_program import NumpyProgram, dense_logits
 
 from llmc.errors import BadRequest
-from llmc.runtime.batch import Piece, pack
+from llmc.runtime.batch import Packer, Piece, Rows, pack
 from llmc.runtime.generate import run_step
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 
@@ -162,3 +162,39 @@ def test_a_step_without_wanted_rows_asks_for_one() -> None:
     packed = pack([Piece([1, 2], BlockTable(BlockPool(1, 4)), "none")])
     assert packed.batch.rows.tolist() == [1]
     assert packed.rows == (slice(0, 0),)
+
+
+def test_steps_that_reuse_the_arrays_of_the_last_are_what_they_would_be_anew() -> None:
+    """Two sets of tables live the same life: one packed by a Packer, the other each step from the start."""
+    draw = random.Random(11)
+    packer, pools = Packer(), [BlockPool(64, 4) for _ in range(2)]
+    tables = [[BlockTable(pool) for _ in range(3)] for pool in pools]
+    reused = 0
+    last = None
+    for number in range(400):
+        live = [place for place in range(3) if number % 50 < 40 or place != 1]
+        if draw.random() < 0.05:
+            for pair in tables:
+                pair[0].truncate(pair[0].length // 2)
+        if draw.random() < 0.05:
+            for pair in tables:
+                pair[2].release()
+                pair[2] = pair[0].fork()
+        counts = [1 if draw.random() < 0.9 else draw.randint(1, 3) for _ in live]
+        rows: list[Rows] = ["last" if draw.random() < 0.95 else "none" for _ in live]
+        if any(table.length + 3 > 60 for table in tables[0]):
+            for table in (*tables[0], *tables[1]):
+                table.release()
+        found, wanted = (
+            make([
+                Piece([number + at for at in range(count)], pair[place], row)
+                for place, count, row in zip(live, counts, rows, strict=True)
+            ])
+            for make, pair in zip((packer.pack, pack), tables, strict=True)
+        )  # fmt: skip
+        assert (found.copies, found.rows) == (wanted.copies, wanted.rows)
+        for name in ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows"):
+            assert np.array_equal(getattr(found.batch, name), getattr(wanted.batch, name)), (number, name)
+        reused += found.batch is last
+        last = found.batch
+    assert 50 < reused < 350
