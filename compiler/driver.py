@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from llmc.compiled_model import CompiledModel
 from llmc.errors import ArtifactRejected, BadOption
 from llmc.frontend.read import Read, read
 from llmc.ir.model import Model
-from llmc.ir.pass_manager import Report, run_passes
+from llmc.ir.pass_manager import Pass, Report, run_passes
 from llmc.ir.serialize import load_graph
 from llmc.options import Options
 from llmc.packaging import Build
 from llmc.pipeline import pipeline
+from llmc.quantize import cache_dtype, weight_packing
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.session import Session
@@ -42,6 +43,8 @@ def compile(
     prove: bool = True,
     dump: str | Path | None = None,
     stop_after: int | None = None,
+    quantize: str | None = None,
+    kv_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a model for inference.
@@ -55,6 +58,8 @@ def compile(
         prove: test every rewrite on the subgraph it replaces.
         dump: directory for the graph after each pass.
         stop_after: make only the first so many rewrites.
+        quantize: how weights are stored: "float", "int8", "int4", or "keep" for the blocks of a GGUF file.
+        kv_dtype: dtype of keys and values in the cache; one that fits the weights when None.
         progress: told of the beginning and end of each phase.
 
     Raises:
@@ -62,7 +67,15 @@ def compile(
         BadInput: its files are damaged. BadOption: an argument is wrong. BuildFailed: a rewrite is not equal to what
             it replaces.
     """
-    options = Options.read(dtype=dtype, max_context=max_context, prove=prove, dump=dump, stop_after=stop_after)
+    options = Options.read(
+        dtype=dtype,
+        max_context=max_context,
+        prove=prove,
+        dump=dump,
+        stop_after=stop_after,
+        quantize=quantize,
+        kv_dtype=kv_dtype,
+    )
     began = time.perf_counter()
     if progress is not None:
         progress("read", None, {})
@@ -72,7 +85,7 @@ def compile(
         progress("read", time.perf_counter() - began, {"nodes": nodes, "weights": len(source.model.weights)})
     report = run_passes(
         source.model,
-        pipeline(),
+        _phases(source, options),
         dump=options.dump,
         stop_after=options.stop_after,
         prove=options.prove,
@@ -80,6 +93,13 @@ def compile(
     )
     build = _build(source, report, options)
     return CompiledModel(lambda: _session(reference.from_model(build.model), build), build.report, build)
+
+
+def _phases(source: Read, options: Options) -> Mapping[str, Sequence[Pass]]:
+    if options.quantize is None:
+        return pipeline(cache=options.kv_dtype)
+    packing = weight_packing(options.quantize, source.origin.kind)
+    return pipeline(packing, cache_dtype(source.model, packing, options.kv_dtype))
 
 
 def load(directory: str | Path, *, verify: Verify = "full") -> CompiledModel:
@@ -150,6 +170,8 @@ def _spelled(options: Options) -> dict[str, object]:
         "max_context": options.max_context,
         "prove": options.prove,
         "stop_after": options.stop_after,
+        "quantize": options.quantize,
+        "kv_dtype": options.kv_dtype,
     }
 
 

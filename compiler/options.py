@@ -12,7 +12,10 @@ from pathlib import Path
 from llmc.errors import BadOption
 
 DTYPES = ("float32", "float16", "bfloat16")
-"""What `dtype` may be."""
+"""What `dtype` and `kv_dtype` may be."""
+
+STORAGES = ("float", "int8", "int4", "keep")
+"""What `quantize` may be."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,20 @@ class Options:
     """Where to write the graph after each pass that changes it; None writes nothing."""
     stop_after: int | None = None
     """Perform only the first so many rewrites, at least 0; None performs all."""
+    quantize: str | None = None
+    """How a native program stores weights: as the floats they are, as integers, or as the GGUF file stores them
+    ("keep"). None is "keep" for a GGUF file and "float" for everything else."""
+    kv_dtype: str | None = None
+    """The dtype of keys and values in the cache; None is one that fits the weights."""
 
     def __post_init__(self) -> None:
         """Check the values; raises BadOption."""
         if self.dtype is not None and self.dtype not in DTYPES:
             raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
+        if self.quantize is not None and self.quantize not in STORAGES:
+            raise BadOption(f"quantize: {self.quantize!r} is not a way to store weights; use {', '.join(STORAGES)}")
+        if self.kv_dtype is not None and self.kv_dtype not in DTYPES:
+            raise BadOption(f"kv dtype: {self.kv_dtype!r} is not a dtype of a cache; use {', '.join(DTYPES)}")
         if self.max_context is not None and self.max_context < 1:
             raise BadOption(f"max context: {self.max_context} is less than 1 token; use 1 or more, or leave it out")
         if self.stop_after is not None and self.stop_after < 0:
@@ -50,6 +62,8 @@ class Options:
         prove: bool = True,
         dump: str | Path | None = None,
         stop_after: int | None = None,
+        quantize: str | None = None,
+        kv_dtype: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> "Options":
         """The options given, completed from `environment` (the process's own, when None); raises BadOption."""
@@ -58,7 +72,8 @@ class Options:
             dump = environment.get("LLMC_DUMP") or None
         if stop_after is None:
             stop_after = _whole_number(environment, "LLMC_STOP_AFTER")
-        return cls(dtype, max_context, prove, None if dump is None else Path(dump), stop_after)
+        folder = None if dump is None else Path(dump)
+        return cls(dtype, max_context, prove, folder, stop_after, quantize, kv_dtype)
 
 
 def cache_directory(environment: Mapping[str, str] | None = None) -> Path:

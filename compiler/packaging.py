@@ -10,6 +10,7 @@ from llmc.frontend.read import Origin
 from llmc.frontend.tokenizer import TokenizerFiles
 from llmc.ir.model import Model
 from llmc.ir.serialize import save_graph
+from llmc.ir.weights import evaluate_each
 from llmc.runtime.artifact_writer import ArtifactWriter
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.program import CacheSpec
@@ -45,8 +46,8 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
             for name, weight in build.model.weights.items()
         }
         with writer.open_weights(header) as weights:
-            for name, weight in build.model.weights.items():
-                tensor = weight.evaluate().contiguous()
+            for name, value in evaluate_each(build.model.weights):
+                tensor = value.contiguous()
                 weights.write(name, tensor.reshape(-1).view(dtype=_BYTES).numpy())
         writer.publish(_facts(build))
     return directory

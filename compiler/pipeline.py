@@ -16,6 +16,8 @@ from llmc.passes.join_writes import JoinWrites
 from llmc.passes.lift_masks import LiftMasks
 from llmc.passes.make_incremental import MakeIncremental
 from llmc.passes.merge_views import MergeViews
+from llmc.passes.narrow_cache import NarrowCache
+from llmc.passes.pack_weights import PackWeights
 from llmc.passes.recognize_attention import RecognizeAttention
 from llmc.passes.recognize_gated_mlp import RecognizeGatedMlp
 from llmc.passes.recognize_norms import RecognizeNorms
@@ -23,9 +25,15 @@ from llmc.passes.recognize_rope import RecognizeRope
 from llmc.passes.remove_kv_repeats import RemoveKvRepeats
 
 
-def pipeline() -> Mapping[str, Sequence[Pass]]:
-    """The phases of a build, each a name and its passes."""
-    return {
+def pipeline(pack: PackWeights | None = None, cache: str | None = None) -> Mapping[str, Sequence[Pass]]:
+    """The phases of a build, each a name and its passes.
+
+    `pack` is for native programs, which read packed weights; `cache` is the dtype of keys and values in the cache,
+    the model's own when None. Weights that are to be rounded, or kept as they are stored, are not scaled before.
+    """
+    floats = pack is None or pack.weights == "float"
+    together = pack is not None and pack.weights != "keep"
+    phases: dict[str, Sequence[Pass]] = {
         # One spelling for each thing, so that every later rule needs only one pattern.
         "tidy": (
             EliminateDead(),  # first, so that nothing is tidied that nothing reads
@@ -57,10 +65,10 @@ def pipeline() -> Mapping[str, Sequence[Pass]]:
         ),
         # What only inference can do.
         "specialize": (
-            FuseQkv(),
-            FuseGateUp(),
+            FuseQkv(together),
+            FuseGateUp(together),
             FoldConstants(),  # the concatenated weights become recipes
-            FoldNormWeights(),  # after the projections are merged: one product for all of them
+            *([FoldNormWeights()] if floats else []),  # after the projections are merged: one product for all of them
         ),
         # Once more, over what the phases above left behind.
         "settle": (
@@ -71,3 +79,9 @@ def pipeline() -> Mapping[str, Sequence[Pass]]:
             EliminateDead(),
         ),
     }
+    if cache is not None:
+        phases["cache"] = (NarrowCache(cache),)
+    if pack is not None:
+        # What was proved so far was proved on the weights as they are; from here on they are in their final form.
+        phases["pack"] = (pack, FoldConstants())  # biases of experts are arranged as the weights are
+    return phases

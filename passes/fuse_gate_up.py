@@ -26,6 +26,8 @@ class FuseGateUp:
     """Make the two projections that feed one gated activation, and read the same input, one projection."""
 
     name: ClassVar[str] = "fuse_gate_up"
+    together: bool = False
+    """Whether weights that a file stores in different types may become one, because they will be stored alike."""
 
     def run(self, model: Model, rewriter: Rewriter) -> int:
         """Fuse at every `gated_act` of `model`; return how many projections were made."""
@@ -33,5 +35,5 @@ class FuseGateUp:
         for node in model.calls(torch.ops.llmc.gated_act.default):
             operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node)]
             linears = [linear for operand in operands for linear in reached_linears(operand, _BETWEEN)]
-            made += merge_linears(model, rewriter, self.name, linears)
+            made += merge_linears(model, rewriter, self.name, linears, self.together)
         return made

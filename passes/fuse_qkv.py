@@ -44,11 +44,14 @@ class FuseQkv:
     """
 
     name: ClassVar[str] = "fuse_qkv"
+    together: bool = False
+    """Whether weights that a file stores in different types may become one, because they will be stored alike."""
 
     def run(self, model: Model, rewriter: Rewriter) -> int:
         """Fuse at every attention of `model`; return how many projections were made."""
         return sum(
-            merge_linears(model, rewriter, self.name, list(_projections(node))) for node in model.calls(*ATTENTIONS)
+            merge_linears(model, rewriter, self.name, list(_projections(node)), self.together)
+            for node in model.calls(*ATTENTIONS)
         )
 
 

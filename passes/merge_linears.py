@@ -23,11 +23,14 @@ class _StoresTypes(Protocol):
         """The type in which a tensor is stored, such as `Q4_K`."""
 
 
-def merge_linears(model: Model, rewriter: Rewriter, rule: str, linears: Sequence[fx.Node]) -> int:
+def merge_linears(
+    model: Model, rewriter: Rewriter, rule: str, linears: Sequence[fx.Node], together: bool = False
+) -> int:
     """Merge those of `linears` that read the same input; return how many merged projections were made.
 
     `linear(x, a)` and `linear(x, b)` become parts of `linear(x, cat([a, b]))`, whose weight is a recipe as soon as
-    constants are folded. A missing bias becomes zeros when another of them has one: adding zero to the accumulated
+    constants are folded. Weights that a file stores in different types are kept apart, unless `together` says that
+    they will be stored alike. A missing bias becomes zeros when another of them has one: adding zero to the accumulated
     sum changes nothing. Why a projection is left out is recorded under `rule`.
     """
     fit: list[fx.Node] = []
@@ -39,7 +42,8 @@ def merge_linears(model: Model, rewriter: Rewriter, rule: str, linears: Sequence
             rewriter.refuse(rule, linear, reason)
     groups: dict[tuple[object, ...], list[fx.Node]] = {}
     for linear in fit:
-        groups.setdefault((linear.args[0], *_kind(model, linear)), []).append(linear)
+        kind = _kind(model, linear)
+        groups.setdefault((linear.args[0], *(kind[:1] if together else kind)), []).append(linear)
     for one, other in pairwise(groups.values()):
         rewriter.refuse(rule, other[0], _difference(model, one[0], other[0]))
     return sum(_merge(rewriter, rule, group) for group in groups.values() if len(group) > 1)

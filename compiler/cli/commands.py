@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli.parameters import ArtifactDirectory, Dtype, Dump, Json, MaxContext, Quiet, Source, Traceback
+from llmc.cli.parameters import (
+    ArtifactDirectory,
+    Dtype,
+    Dump,
+    Json,
+    KvDtype,
+    MaxContext,
+    Quantize,
+    Quiet,
+    Source,
+    Traceback,
+)
 from llmc.errors import BadOption, BadRequest
 
 
@@ -16,6 +27,8 @@ def build(
     model: Source,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write the artifact.")],
     dtype: Dtype = None,
+    quantize: Quantize = None,
+    kv_dtype: KvDtype = None,
     max_context: MaxContext = None,
     no_prove: Annotated[
         bool, typer.Option("--no-prove", help="Do not test each rewrite on the subgraph it replaces.")
@@ -38,7 +51,15 @@ def build(
     from llmc.cli.reports import build_summary
     from llmc.options import Options
 
-    options = Options.read(dtype=dtype, max_context=max_context, prove=not no_prove, dump=dump, stop_after=stop_after)
+    options = Options.read(
+        dtype=dtype,
+        max_context=max_context,
+        prove=not no_prove,
+        dump=dump,
+        stop_after=stop_after,
+        quantize=quantize,
+        kv_dtype=kv_dtype,
+    )
     _check_model(model)
     _check_output(output, force)
     began = time.perf_counter()
@@ -52,6 +73,8 @@ def build(
             prove=options.prove,
             dump=None if options.dump is None else str(options.dump),
             stop_after=options.stop_after,
+            quantize=options.quantize,
+            kv_dtype=options.kv_dtype,
             progress=progress,
         )
         saving = time.perf_counter()

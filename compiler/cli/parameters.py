@@ -11,6 +11,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="On an error, show where in llmc it was raised.")]
 Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="float32, float16 or bfloat16; default: the model's.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW", help="Store weights as float, int8, int4, or keep the file's types; default: keep for .gguf."
+    ),
+]
+KvDtype = Annotated[
+    str | None,
+    typer.Option(metavar="DTYPE", help="Keys and values in the cache: float32, float16 or bfloat16."),
+]
 MaxContext = Annotated[int | None, typer.Option(help="Longest sequence to serve, in tokens; default: the model's.")]
 Dump = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the graph after each pass that changes it. [LLMC_DUMP]")

@@ -171,7 +171,9 @@ def _limit_of_use(node: fx.Node, user: fx.Node) -> Iterator[Any]:
     elif user.target in (aten.gather.default, aten.index_select.default) and named["index"] is node:
         yield named["self"].meta["val"].shape[named["dim"]]
     elif "expert_ids" in named and named["expert_ids"] is node:
-        yield named["down"].meta["val"].shape[0]
+        yield named["experts"] if "experts" in named else named["down"].meta["val"].shape[0]
+    elif user.target is torch.ops.llmc.embedding_packed.default and named["tokens"] is node:
+        yield named["n"]
     elif str(user.target).startswith("aten.scatter") and named.get("index") is node:
         yield named["self"].meta["val"].shape[named["dim"]]
 

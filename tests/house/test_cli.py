@@ -62,7 +62,7 @@ def test_the_version_is_printed(llmc: Llmc) -> None:
     ("arguments", "message"),
     [
         (["bild"], "no such command 'bild'; did you mean 'build'; see `llmc --help`"),
-        (["build", "--dtpe"], "no such option: --dtpe; possible options: --dtype, --dump; see `llmc build --help`"),
+        (["build", "--dtpe"], "no such option: --dtpe; possible options: --dtype, --dump, --kv-dtype; see `llmc build --help`"),
         (["build"], "missing argument 'MODEL'; see `llmc build --help`"),
         (["build", "m", "-o", "a", "--dtype", "int3"], "dtype: 'int3' is not a dtype of a compiled model"),
         (["build", "m", "-o", "a", "--max-context", "0"], "max context: 0 is less than 1 token"),

@@ -38,6 +38,8 @@ def test_a_variable_that_is_no_number_is_refused(text: str) -> None:
         ({"dtype": "int4"}, "use float32, float16, bfloat16"),
         ({"max_context": 0}, "use 1 or more"),
         ({"stop_after": -1}, "use 0 or more"),
+        ({"quantize": "int3"}, "use float, int8, int4, keep"),
+        ({"kv_dtype": "int8"}, "use float32, float16, bfloat16"),
         ({"dump": Path(__file__)}, "is a file; name a directory"),
     ],
 )
