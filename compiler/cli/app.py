@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli import commands, look
+from llmc.cli import bench, commands, look
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": commands.build,
     "run": commands.run,
     "inspect": look.inspect,
     "explain": look.explain,
+    "bench": bench.bench,
     "verify": commands.verify,
     "bisect": commands.bisect,
     "zoo": look.zoo,
