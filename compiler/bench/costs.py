@@ -144,7 +144,7 @@ def _products(node: fx.Node, header: WeightsHeader) -> Iterator[tuple[int, str]]
             packed = 2 if format.startswith("int4") else 1
             yield (
                 int(_elements(header, first.name) * packed * _share(first, header)),
-                _ARITHMETIC.get(format, "float32"),
+                format,
             )
         return
     for given in _nodes(arguments[1:] if name != "llmc.moe.default" else [arguments[3], arguments[5]]):
