@@ -1,27 +1,35 @@
-"""A whole program as one C++ translation unit."""
+"""A whole program as one C++ translation unit.
+
+Each region becomes a function; regions that differ only in the weights, caches and buffers that they are given share
+one, and the layers that repeat become a loop over a table of weights.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
+from llmc.codegen.arrange import arrange
+from llmc.codegen.cpp.calls import Arguments, Call, make_call
 from llmc.codegen.cpp.emit_attention import emit_attention
 from llmc.codegen.cpp.emit_experts import emit_experts
-from llmc.codegen.cpp.emit_linear import FORMATS, emit_linear, shared_terms
+from llmc.codegen.cpp.emit_linear import emit_linear, shared_terms
 from llmc.codegen.cpp.emit_rows import emit_row_op
-from llmc.codegen.cpp.function import TYPES, Function
-from llmc.codegen.layout import Buffer
+from llmc.codegen.cpp.function import Function
+from llmc.codegen.lifetimes import Rolled, live_buffers
 from llmc.codegen.lower import Lowered, lower
 from llmc.codegen.plan_memory import Plan, plan
-from llmc.codegen.plan_memory import Buffer as Planned
 from llmc.codegen.regions import Attention, Experts, Linear, Region, RowRegion
+from llmc.codegen.repeats import Loop
 from llmc.codegen.walk import touched
 from llmc.ir.model import Model
 from llmc.runtime.program import CacheSpec
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i64": 8, "u8": 1}
+"""Bytes of the elements of buffers."""
 ELEMENTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""C++ names of the dtypes of a cache."""
 _HEADERS = (
-    "activation", "attention", "cache", "elementwise", "engine", "gather", "linear", "moe", "norm", "rope", "rows", "topk",
+    "activation", "attention", "cache", "elementwise", "engine", "gather", "linear", "norm", "rope", "rows", "topk",
 )  # fmt: skip
 
 
@@ -34,8 +42,12 @@ class CpuSource:
     weights: tuple[str, ...]
     """Names of the weights in the order in which the program takes them."""
     description: dict[str, object]
-    """What the runtime must know; the program also says it of itself."""
+    """Facts for the report."""
     regions: tuple[Region, ...]
+    """In the order in which they run."""
+    functions: tuple[str, ...]
+    """The C++ function of each region."""
+    loops: tuple[Loop, ...]
 
 
 def emit(model: Model, caches: Iterable[CacheSpec]) -> CpuSource:
@@ -47,82 +59,117 @@ class _Emitter:
     def __init__(self, lowered: Lowered, caches: tuple[CacheSpec, ...]) -> None:
         self.lowered = lowered
         self.caches = caches
-        self.index = {name: place for place, name in enumerate(lowered.weights)}
-        self.functions: dict[str, str] = {}
-        self.definitions: list[str] = []
-        self.crossovers: dict[tuple[str, str, str], int] = {}
-        self.memory = _plan(lowered.regions)
+        calls = [make_call(region, _function(region)) for region in lowered.regions]
+        logits = [buffer.key for call in calls for buffer in call.buffers if buffer.place == "logits"]
+        order, self.loops = arrange([call.item for call in calls], results=logits)
+        self.calls = [calls[number] for number in order]
+        items = [call.item for call in self.calls]
+        rolled = Rolled(items, self.loops)
+        buffers = {buffer.key: buffer for call in self.calls for buffer in touched(call.region)}
+        sizes = {key: (buffer.width * SIZES[buffer.dtype], "token") for key, buffer in buffers.items()}
+        self.memory: Plan = plan(live_buffers(items, self.loops, sizes, results=logits))  # type: ignore[arg-type]
+        index = {name: place for place, name in enumerate(lowered.weights)}
+        self.arguments = Arguments(index, self.memory.offsets, {key: rolled.twin(key) for key in buffers})
+        self.names: dict[str, str] = {}
         self.numbers: dict[str, count[int]] = {}
 
     def run(self) -> CpuSource:
-        calls = [line for number, region in enumerate(self.lowered.regions) for line in self._call(number, region)]
-        text = "\n".join([*self._head(), *self.definitions, *self._step(calls), *self._tail()]) + "\n"
+        functions = tuple(self._name(call.function) for call in self.calls)
+        definitions = self._definitions(functions)
+        step = self._step(functions)
+        text = "\n".join([*self._head(), *definitions, *step, *self._tail()]) + "\n"
         description: dict[str, object] = {
-            "weights": list(self.lowered.weights),
-            "regions": len(self.lowered.regions),
-            "functions": len(self.functions),
+            "regions": len(self.calls),
+            "functions": len(self.names),
+            "loops": [{"start": loop.start, "regions": loop.period, "times": loop.count} for loop in self.loops],
+            "memory": str(self.memory),
         }
-        return CpuSource(text, tuple(self.lowered.weights), description, tuple(self.lowered.regions))
+        regions = tuple(call.region for call in self.calls)
+        return CpuSource(text, tuple(self.lowered.weights), description, regions, functions, self.loops)
 
-    # --- functions and their calls
+    def _name(self, function: Function) -> str:
+        text = f"{function.kind}\n{function.text()}"
+        if text not in self.names:
+            number = next(self.numbers.setdefault(function.kind, count()))
+            self.names[text] = f"{function.kind}_{number}"
+        return self.names[text]
 
-    def _call(self, number: int, region: Region) -> list[str]:
-        function = _function(region)
-        name = self.functions.get(function.text())
-        if name is None:
-            place = next(self.numbers.setdefault(function.kind, count()))
-            name = self.functions[function.text()] = f"{function.kind}_{place}"
-            self.definitions += self._define(name, function, region)
-        passed = [self._pointer(buffer) for buffer in function.pointers]
-        passed += [self._passed(text) for _, text in function.extra]
-        arguments = ", ".join(["team", "run", *passed])
-        return [f"  {name}({arguments});  // {region.origin}".rstrip(" /"), f"  end_region(team, run, {number});"]
+    def _definitions(self, functions: Iterable[str]) -> list[str]:
+        lines: list[str] = []
+        defined: set[str] = set()
+        for name, call in zip(functions, self.calls, strict=True):
+            if name in defined:
+                continue
+            defined.add(name)
+            function = call.function
+            parameters = ", ".join(part for part in ("Team& team", "const Run& run", function.parameters()) if part)
+            body = ["  " + line for line in function.lines]
+            uses_step = any("step" in line for line in body)
+            lines += [
+                f"// {call.region.origin or call.region.name}",
+                f"void {name}({parameters}) {{",
+                *(["  const Step& step = run.step;"] if uses_step else []),
+                *body,
+                "}",
+                "",
+            ]
+        return lines
 
-    def _define(self, name: str, function: Function, region: Region) -> list[str]:
-        parameters = ", ".join(part for part in ("Team& team", "const Run& run", function.parameters()) if part)
-        body = ["  " + line for line in function.lines]
-        uses = any("step" in line for line in body)
+    # --- the step
+
+    def _step(self, functions: tuple[str, ...]) -> list[str]:
+        tables: list[str] = []
+        lines: list[str] = []
+        starts = {loop.start: loop for loop in self.loops}
+        place = 0
+        while place < len(self.calls):
+            loop = starts.get(place)
+            if loop is None:
+                lines += self._plain(place, functions[place])
+                place += 1
+                continue
+            number = len(tables) // 2
+            tables += self._tables(number, loop)
+            lines += self._looped(number, loop, functions)
+            place = loop.stop
+        return [*tables, "", "void step_on(Team& team, const Run& run) {", *lines, "}", ""]
+
+    def _plain(self, place: int, name: str) -> list[str]:
+        call = self.calls[place]
+        comment = f"  // {call.region.origin}" if call.region.origin else ""
+        return [f"  {name}({self.arguments.spell(call)});{comment}", f"  end_region(team, run, {place});"]
+
+    def _looped(self, number: int, loop: Loop, functions: tuple[str, ...]) -> list[str]:
+        lines = [f"  for (int i = 0; i < {loop.count}; ++i) {{"]
+        weight = cache = 0
+        for step in range(loop.period):
+            call = self.calls[loop.start + step]
+            weights = [f"kWeights{number}[i][{weight + place}]" for place in range(len(call.weights))]
+            caches = [f"kCaches{number}[i][{cache + place}]" for place in range(len(call.caches))]
+            weight, cache = weight + len(weights), cache + len(caches)
+            spelled = self.arguments.spell(call, weights, caches)
+            lines.append(f"    {functions[loop.start + step]}({spelled});  // {call.region.origin}")
+            lines.append(f"    end_region(team, run, {loop.start + step} + i * {loop.period});")
+        return [*lines, "  }"]
+
+    def _tables(self, number: int, loop: Loop) -> list[str]:
+        weights = [[self.arguments.index[name] for name in names] for names in loop.weights]
         return [
-            f"// First for {region.origin or region.name}.",
-            f"void {name}({parameters}) {{",
-            *(["  const Step& step = run.step;"] if uses else []),
-            *body,
-            "}",
-            "",
+            _table(f"kWeights{number}", weights),
+            _table(f"kCaches{number}", [[int(name) for name in names] for names in loop.caches]),
         ]
-
-    def _pointer(self, buffer: Buffer) -> str:
-        kind = TYPES[buffer.dtype]
-        if buffer.place == "weight":
-            return f"run.weight<{kind}>({self.index[buffer.name]})"
-        if buffer.place == "logits":
-            return "run.logits"
-        if buffer.place == "step":
-            return f"run.step.{buffer.name}"
-        return f"run.buffer<{kind}>({self.memory.offsets[buffer.key]})"
-
-    def _passed(self, text: str) -> str:
-        kind, _, rest = text.partition("(")
-        arguments = [part.strip() for part in rest.rstrip(")").split(",")]
-        if kind == "weights":
-            pointers = [f"run.weights[{self.index[name]}]" for name in arguments if name]
-            return f"Weights{{{', '.join([*pointers, 'nullptr', 'nullptr'][:3])}}}"
-        if kind == "crossover":
-            n, k, form = arguments
-            return f"run.crossovers[{self.crossovers.setdefault((n, k, form), len(self.crossovers))}]"
-        if kind == "cache":
-            return f"run.cache<Element>({arguments[0]})"
-        return "run.shared()" if kind == "shared" else text
 
     # --- the rest of the file
 
     def _head(self) -> list[str]:
         dtypes = {cache.dtype for cache in self.caches} or {"float32"}
         assert len(dtypes) == 1, "the caches of a model have one dtype"
+        headers = [*_HEADERS, *(["moe"] if any(isinstance(c.region, Experts) for c in self.calls) else [])]
         return [
-            f"// A transformer step: {len(self.lowered.regions)} regions, {len(self.functions)} kernels,"
+            f"// A transformer step: {len(self.calls)} regions, {len(set(self.names.values()))} kernels,"
             f" {len(self.lowered.weights)} weights.",
-            *(f'#include "llmc/{name}.h"' for name in _HEADERS),
+            f"// Memory: {self.memory}.",
+            *(f'#include "llmc/{name}.h"' for name in headers),
             "",
             "namespace {",
             "",
@@ -131,48 +178,55 @@ class _Emitter:
             "",
         ]
 
-    def _step(self, calls: list[str]) -> list[str]:
-        return ["void step_on(Team& team, const Run& run) {", *calls, "}", ""]
-
     def _tail(self) -> list[str]:
-        linears = [region for region in self.lowered.regions if isinstance(region, Linear)]
-        shared, scratch = shared_terms(linears)
+        shared, scratch = shared_terms([call.region for call in self.calls if isinstance(call.region, Linear)])
+        fixed: list[str] = []
+        for call in self.calls:
+            region = call.region
+            if isinstance(region, Attention):
+                sizes = f"{region.heads}, {region.key_heads}, {region.key_size}, {region.value_size}"
+                fixed.append(f"attention_shared_bytes<Element, {sizes}>()")
+                scratch.append(f"attention_scratch_bytes<Element, {sizes}>()")
         shapes = ", ".join(f"{{{c.heads}, {c.key_size}, {c.value_size}}}" for c in self.caches) or "{0, 0, 0}"
-        experts = [region for region in self.lowered.regions if isinstance(region, Experts)]
-        attentions = sorted({
-            (r.heads, r.key_heads, r.key_size, r.value_size) for r in self.lowered.regions if isinstance(r, Attention)
-        })  # fmt: skip
-        for heads, key_heads, key_size, value_size in attentions:
-            shared.append(f"attention_shared_bytes<Element, {heads}, {key_heads}, {key_size}, {value_size}>()")
-            scratch.append(f"attention_scratch_bytes<Element, {heads}, {key_heads}, {key_size}, {value_size}>()")
-        assert not experts or scratch, "a model with experts has linears"
         names = ", ".join(f'\\"{name}\\"' for name in self.lowered.weights)
         pairs = ", ".join(
             f"[{c.heads * _stored(c.key_size, c.dtype)}, {c.heads * _stored(c.value_size, c.dtype)}]"
             for c in self.caches
         )
+        crossovers = ", ".join(f'\\"{n}x{k}:{form}\\"' for n, k, form in self.arguments.crossovers)
         return [
-            f"constexpr size_t kShared = (std::max({{size_t(64), {', '.join(shared)}}}) + 63) / 64 * 64;",
-            f"constexpr size_t kScratch = std::max({{size_t(64), {', '.join(scratch)}}});",
+            _largest("kFixed", fixed),
+            _largest("kShared", shared),
+            _largest("kScratch", scratch),
             f"constexpr int64_t kArena = {self.memory.per_token};",
             f"constexpr CacheShape kShapes[] = {{{shapes}}};",
-            f"constexpr int kCrossovers = {max(1, len(self.crossovers))};",
+            f"constexpr int kCrossovers = {max(1, len(self.arguments.crossovers))};",
             "constexpr char kDescription[] =",
-            f'    "{{\\"abi\\": 1, \\"vocabulary\\": {self.lowered.vocabulary}, \\"caches\\": [{pairs}], "',
-            f'    "\\"crossovers\\": [{", ".join(_quoted(key) for key in self.crossovers)}], "',
+            f'    "{{\\"abi\\": 1, \\"vocabulary\\": {self.lowered.vocabulary}, \\"regions\\": {len(self.calls)}, "',
+            f'    "\\"caches\\": [{pairs}], "',
+            f'    "\\"crossovers\\": [{crossovers}], "',
             f'    "\\"weights\\": [{names}], ";',
             "",
             "}  // namespace",
             "",
-            "LLMC_PROGRAM(step_on, kShared, kScratch, kArena, kShapes, kCrossovers, kDescription)",
+            "LLMC_PROGRAM(step_on, kFixed, kShared, kScratch, kArena, kShapes, kCrossovers, kDescription)",
         ]
 
 
-def _quoted(key: tuple[str, str, str]) -> str:
-    return f'\\"{key[0]}x{key[1]}:{key[2]}\\"'
+def _largest(name: str, terms: list[str]) -> str:
+    """A constant: the most of several sizes, in whole cache lines."""
+    listed = ", ".join(["size_t(64)", *dict.fromkeys(terms)])
+    return f"constexpr size_t {name} = (std::max({{{listed}}}) + 63) / 64 * 64;"
+
+
+def _table(name: str, rows: list[list[int]]) -> str:
+    width = max(1, len(rows[0]))
+    text = ", ".join("{" + ", ".join(map(str, row)) + "}" for row in rows)
+    return f"constexpr int {name}[][{width}] = {{{text}}};"
 
 
 def _stored(size: int, dtype: str) -> int:
+    """Bytes of a key or value of a token."""
     return (size + size % 2) * 2 if dtype == "bfloat16" else size * {"float32": 4, "float16": 2}[dtype]
 
 
@@ -188,8 +242,8 @@ def _function(region: Region) -> Function:
 
 def _rows(region: RowRegion) -> Function:
     function = Function("rows")
-    count_text = {"T": "step.T", "R": "step.R", "": "1"}[region.domain]
-    function.add(f"const Range range = share(team, {count_text});")
+    rows = {"T": "step.T", "R": "step.R", "": "1"}[region.domain]
+    function.add(f"const Range range = share(team, {rows});")
     function.add("for (int64_t t = range.begin; t < range.end; ++t) {")
     mark = len(function.lines)
     for op in region.ops:
@@ -199,17 +253,4 @@ def _rows(region: RowRegion) -> Function:
     return function
 
 
-def _plan(regions: list[Region]) -> Plan:
-    """Places in the arena, in bytes for each row of capacity."""
-    first: dict[Buffer, int] = {}
-    last: dict[Buffer, int] = {}
-    for place, region in enumerate(regions):
-        for buffer in touched(region):
-            first.setdefault(buffer, place)
-            last[buffer] = place
-    return plan([
-        Planned(buffer.key, first[buffer], last[buffer], buffer.width * SIZES[buffer.dtype]) for buffer in first
-    ])  # fmt: skip
-
-
-__all__ = ["FORMATS", "CpuSource", "emit"]
+__all__ = ["Call", "CpuSource", "emit"]

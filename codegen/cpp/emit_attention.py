@@ -9,7 +9,7 @@ def emit_attention(region: Attention) -> Function:
     """The function of one attention."""
     function = Function("attention")
     function.argument("Cache<Element> cache", f"cache({region.layer})")
-    function.argument("std::byte* shared", "shared()")
+    function.argument("std::byte* shared", "shared_by_attention()")
     function.add(f"// {region.mask}{'' if region.bias == '0' else f'; bias {region.bias}'}")
     emit_mask(function, region.mask, region.bias, region.tables)
     sinks = "nullptr"

@@ -3,10 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "llmc/cache.h"
 #include "llmc/simd.h"
-#include "llmc/tile.h"
 
 namespace llmc {
 
@@ -38,16 +39,56 @@ inline void to_operands(F32x16 x, Operand<E>* out) {
   }
 }
 
-/// acc + the operands of one step at `a` times the 16 lanes of a step at `b`.
+/// One dot-product step of 16 keys, or of 16 elements of values: what a row's operands are multiplied with.
 template <class E>
-inline tile::Floats multiply_add(tile::Floats acc, const typename Stored<E>::type* b, const Operand<E>* a) {
-  if constexpr (std::is_same_v<E, BF16>) {
-    return tile::dot_bf16(acc, b, a);
-  } else if constexpr (std::is_same_v<E, F16>) {
-    return tile::fma(tile::broadcast(*a), tile::load_half(b), acc);
-  } else {
-    return tile::fma(tile::broadcast(*a), tile::load(b), acc);
+struct Lanes {
+  F32x16 lanes;
+
+  explicit Lanes(const float* p) : lanes(F32x16::loadu(p)) {}
+  explicit Lanes(const uint16_t* p) : lanes(load_16(reinterpret_cast<const f16*>(p))) {}
+  F32x16 multiply_add(const float* a, F32x16 sum) const { return fma(F32x16::broadcast(*a), lanes, sum); }
+};
+
+template <>
+struct Lanes<BF16> {
+#if defined(__AVX512BF16__)
+  __m512i pairs;
+
+  explicit Lanes(const uint16_t* p) : pairs(_mm512_loadu_si512(p)) {}
+  F32x16 multiply_add(const uint16_t* a, F32x16 sum) const {
+    int32_t pair;
+    std::memcpy(&pair, a, sizeof pair);
+    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(pairs), reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)))};
   }
+#else
+  F32x16 even, odd;
+
+  explicit Lanes(const uint16_t* p) {
+    alignas(64) uint32_t low[16], high[16];
+    for (int i = 0; i < 16; ++i) {
+      uint32_t pair;
+      std::memcpy(&pair, p + 2 * i, sizeof pair);
+      low[i] = pair << 16;
+      high[i] = pair & 0xffff0000;
+    }
+    even = F32x16::load(reinterpret_cast<const float*>(low));
+    odd = F32x16::load(reinterpret_cast<const float*>(high));
+  }
+  F32x16 multiply_add(const uint16_t* a, F32x16 sum) const {
+    sum = fma(F32x16::broadcast(to_float(bf16{a[0]})), even, sum);
+    return fma(F32x16::broadcast(to_float(bf16{a[1]})), odd, sum);
+  }
+#endif
+};
+
+/// sums[r][j] += the operands of row r at a + r * stride times the lanes at b[j], in registers.
+template <class E, int ROWS, int V>
+inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<E>::type* const (&b)[V], F32x16 (&sums)[ROWS][V]) {
+  [&]<size_t... J>(std::index_sequence<J...>) {
+    const Lanes<E> lanes[V] = {Lanes<E>(b[J])...};
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) ((sums[r][J] = lanes[J].multiply_add(a + r * stride, sums[r][J])), ...);
+  }(std::make_index_sequence<V>());
 }
 
 /// Keys and values of a block of 64 positions, by groups of 16. Groups that hold nothing to see point to one that does.
@@ -60,40 +101,39 @@ struct BlockGroups {
 
 /// scores[r, 16 j + lane] = q[r] . key `lane` of group j, for ROWS rows. q: [rows, D padded to 16]; scores: [rows, 64].
 template <class E, int D, int ROWS>
-inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, float* scores) {
+inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following, float* scores) {
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), kStride = (D + 15) / 16 * 16, V = kStripVectors;
   for (int first = 0; first < kBlockGroups; first += V) {
-    tile::Floats sums[ROWS][V];
+    F32x16 sums[ROWS][V];
     for (int r = 0; r < ROWS; ++r)
-      for (int j = 0; j < V; ++j) sums[r][j] = tile::zero();
+      for (int j = 0; j < V; ++j) sums[r][j] = F32x16::zero();
     for (int i = 0; i < width; i += pack) {
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int j = 0; j < V; ++j)
-          sums[r][j] = multiply_add<E>(sums[r][j], block.k[first + j] + i * kKeyGroup, q + r * kStride + i);
+      const typename Stored<E>::type* keys[V];
+      for (int j = 0; j < V; ++j) keys[j] = block.k[first + j] + i * kKeyGroup;
+      multiply_add<E>(q + i, kStride, keys, sums);
+      if (following != nullptr)
+        for (int j = 0; j < V; ++j) __builtin_prefetch(following->k[first + j] + i * kKeyGroup, 0, PF);
     }
     for (int r = 0; r < ROWS; ++r)
-      for (int j = 0; j < V; ++j) tile::store(scores + r * kBlockKeys + (first + j) * 16, sums[r][j]);
+      for (int j = 0; j < V; ++j) sums[r][j].store(scores + r * kBlockKeys + (first + j) * 16);
   }
 }
 
 /// acc[r, 16 first + lane] = acc * scale[r] + weights[r] . values, for V vectors of LAST lanes in the last one.
 /// weights: [rows, 64]; acc: [rows, stride].
 template <class E, int DV, int ROWS, int V, int LAST>
-inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, int first, const float* scale, float* acc,
+inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following, int first, const float* scale, float* acc,
                         int stride) {
   using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(DV);
-  tile::Floats sums[ROWS][V];
+  F32x16 sums[ROWS][V];
   for (int r = 0; r < ROWS; ++r)
     for (int j = 0; j < V; ++j)
-      sums[r][j] = tile::mul(tile::load(acc + r * stride + (first + j) * 16), tile::broadcast(scale[r]));
+      sums[r][j] = F32x16::load(acc + r * stride + (first + j) * 16) * F32x16::broadcast(scale[r]);
   const auto step = [&](const Type* values, const Operand<E>* w) {
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-      for (int j = 0; j < V; ++j) sums[r][j] = multiply_add<E>(sums[r][j], values + j * 16 * pack, w + r * kBlockKeys);
+    const Type* lanes[V];
+    for (int j = 0; j < V; ++j) lanes[j] = values + j * 16 * pack;
+    multiply_add<E>(w, kBlockKeys, lanes, sums);
   };
   // A step of which not every lane, or not every key, may be read: what lies there may be anything, even NaN.
   const auto step_of_part = [&](const Type* values, const Operand<E>* w, int keys) {
@@ -105,8 +145,11 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
   for (int g = block.begin; g < block.end; ++g) {
     const Type* values = block.v[g] + first * 16 * pack;
     const Operand<E>* w = weights + g * kKeyGroup;
+    const Type* ahead = following != nullptr ? following->v[g] + first * 16 * pack : nullptr;
     const int keys = std::min(kKeyGroup, block.keys - g * kKeyGroup), whole = keys / pack * pack;
     for (int key = 0; key < whole; key += pack, values += width * pack, w += pack) {
+      if (ahead != nullptr)
+        for (int j = 0; j < V; ++j) __builtin_prefetch(ahead + key * width + j * 16 * pack, 0, PF);
       if constexpr (LAST == 16) {
         step(values, w);
       } else {
@@ -116,15 +159,15 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
     if (whole < keys) step_of_part(values, w, keys - whole);
   }
   for (int r = 0; r < ROWS; ++r)
-    for (int j = 0; j < V; ++j) tile::store(acc + r * stride + (first + j) * 16, sums[r][j]);
+    for (int j = 0; j < V; ++j) sums[r][j].store(acc + r * stride + (first + j) * 16);
 }
 
 /// acc[r] = acc[r] * scale[r] + weights[r] . values of the block, for ROWS rows. acc: [rows, DV padded to 16].
 template <class E, int DV, int ROWS>
-inline void add_values(const Operand<E>* weights, const BlockGroups<E>& block, const float* scale, float* acc) {
+inline void add_values(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following, const float* scale, float* acc) {
   constexpr int V = kStripVectors, whole = DV / 16 / V * V, rest = (DV + 15) / 16 - whole, width = (DV + 15) / 16 * 16;
-  for (int first = 0; first < whole; first += V) add_vectors<E, DV, ROWS, V, 16>(weights, block, first, scale, acc, width);
-  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, DV % 16 ? DV % 16 : 16>(weights, block, whole, scale, acc, width);
+  for (int first = 0; first < whole; first += V) add_vectors<E, DV, ROWS, V, 16>(weights, block, following, first, scale, acc, width);
+  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, DV % 16 ? DV % 16 : 16>(weights, block, following, whole, scale, acc, width);
 }
 
 }  // namespace llmc

@@ -122,14 +122,15 @@ class TileAttention {
     const int64_t end = std::min((split + 1) * kSplitKeys, tile_.key_end);
     for (int64_t key = begin; key < end; key += kBlockKeys) {
       const BlockGroups<E> block = groups_at(key);
+      const BlockGroups<E> next = groups_at(key + AHEAD * kBlockKeys < tile_.key_end ? key + AHEAD * kBlockKeys : key);
       for (int row = 0; row < rows_; row += strip_) {
         if constexpr (Shape::few < kStripRows) {
           if (strip_ == Shape::few) {
-            compute_strip<Shape::few>(row, key, block);
+            compute_strip<Shape::few>(row, key, block, row == 0 ? &next : nullptr);
             continue;
           }
         }
-        compute_strip<kStripRows>(row, key, block);
+        compute_strip<kStripRows>(row, key, block, row == 0 ? &next : nullptr);
       }
     }
   }
@@ -169,7 +170,7 @@ class TileAttention {
   }
 
   template <int ROWS>
-  void compute_strip(int first, int64_t key, const BlockGroups<E>& block) {
+  void compute_strip(int first, int64_t key, const BlockGroups<E>& block, const BlockGroups<E>* following) {
     TileMemory<Shape>& m = memory_;
     int64_t low = m.position[first], high = low;
     for (int r = 1; r < ROWS; ++r) {
@@ -178,7 +179,7 @@ class TileAttention {
     }
     const bool all = block.begin == 0 && block.end == kBlockGroups && block.keys == kBlockKeys &&
                      mask_.all(low, high, key, key + kBlockKeys - 1);
-    dot_keys<E, Shape::D, ROWS>(m.q[first], block, m.scores[0]);
+    dot_keys<E, Shape::D, ROWS>(m.q[first], block, following, m.scores[0]);
     alignas(64) float next[16] = {}, keep[16] = {};
     for (int r = 0; r < ROWS; ++r) {
       F32x16 scores[kBlockGroups];
@@ -200,7 +201,7 @@ class TileAttention {
       }
       sums.store(m.sums[first + r]);
     }
-    add_values<E, Shape::DV, ROWS>(m.weights[0], block, keep, m.acc[first]);
+    add_values<E, Shape::DV, ROWS>(m.weights[0], block, following, keep, m.acc[first]);
   }
 
   /// Adds the bias, and hides what the mask hides and what is no key of the sequence.

@@ -22,8 +22,8 @@ struct CacheShape {
   int heads, key_size, value_size;
 };
 
-/// All that a step works on. Buffers of the arena begin at offset * tokens, so that one plan serves any step size and a
-/// small step stays in the caches.
+/// All that a step works on. After a fixed part, buffers of the arena begin at offset * tokens, so that one plan serves any
+/// step size and a small step stays in the caches.
 struct Run {
   Step step;
   const void* const* weights;
@@ -33,19 +33,21 @@ struct Run {
   std::byte* arena;
   int64_t capacity;  // tokens that the arena has room for
   int64_t tokens;    // of this step
-  int64_t shared_offset;
+  int64_t fixed;          // bytes of the arena that do not grow with the step
+  int64_t shared_offset;  // where the buffers end and what linears share begins
   float* logits;
   int64_t* times;  // when each region ended, in nanoseconds; null unless they are wanted
 
   template <class Type>
   Type* buffer(int64_t offset) const {
-    return reinterpret_cast<Type*>(arena + offset * tokens);
+    return reinterpret_cast<Type*>(arena + fixed + offset * tokens);
   }
   template <class Type>
   const Type* weight(int index) const {
     return static_cast<const Type*>(weights[index]);
   }
-  std::byte* shared() const { return arena + shared_offset * tokens; }
+  std::byte* shared() const { return arena + fixed + shared_offset * tokens; }
+  std::byte* shared_by_attention() const { return arena; }
   template <class Element>
   Cache<Element> cache(int layer) const {
     using Type = typename Stored<Element>::type;
@@ -92,7 +94,7 @@ using StepFunction = void (*)(Team&, const Run&);
 /// What a generated file says of its program.
 struct Program {
   StepFunction step;
-  size_t shared, scratch;
+  size_t fixed, shared, scratch;
   int64_t arena;
   const CacheShape* shapes;
   int crossovers;
@@ -113,6 +115,7 @@ inline Machine* open_machine(const Program& program, const void* const* weights,
   machine->run.weights = weights;
   machine->run.shapes = program.shapes;
   machine->run.crossovers = machine->crossovers;
+  machine->run.fixed = int64_t(program.fixed);
   machine->run.shared_offset = program.arena;
   return machine;
 }
@@ -145,8 +148,9 @@ inline int run_step(const Program& program, Machine& machine, const Step& step, 
 /// The description of a program as JSON, with the sizes that only the compiler knows.
 inline const char* describe_program(const Program& program) {
   static char text[1 << 20];
-  const int used = std::snprintf(text, sizeof text, "%s\"arena_bytes_per_token\": %lld, \"arena_bytes\": 4096, \"threads_scratch\": %lld}",
+  const int used = std::snprintf(text, sizeof text, "%s\"arena_bytes_per_token\": %lld, \"arena_bytes\": %lld, \"threads_scratch\": %lld}",
                                  program.description, (long long)(program.arena + int64_t(program.shared)),
+                                 (long long)program.fixed,
                                  (long long)program.scratch);
   return used > 0 && size_t(used) < sizeof text ? text : nullptr;
 }
@@ -156,8 +160,8 @@ inline const char* describe_program(const Program& program) {
 #define LLMC_API extern "C" __attribute__((visibility("default")))
 
 /// The C functions of a program; runtime/cpu_program.py calls them.
-#define LLMC_PROGRAM(STEP, SHARED, SCRATCH, ARENA, SHAPES, CROSSOVERS, DESCRIPTION)                                    \
-  static const llmc::Program kProgram{STEP, SHARED, SCRATCH, ARENA, SHAPES, CROSSOVERS, DESCRIPTION};                 \
+#define LLMC_PROGRAM(STEP, FIXED, SHARED, SCRATCH, ARENA, SHAPES, CROSSOVERS, DESCRIPTION)                                    \
+  static const llmc::Program kProgram{STEP, FIXED, SHARED, SCRATCH, ARENA, SHAPES, CROSSOVERS, DESCRIPTION};                 \
   LLMC_API int llmc_abi(void) { return 1; }                                                                           \
   LLMC_API const char* llmc_describe(void) { return llmc::describe_program(kProgram); }                               \
   LLMC_API void* llmc_open(const void* const* weights, int threads, const int* cpus) {                                \
