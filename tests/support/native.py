@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ from typing import Literal
 import pytest
 
 INCLUDE = Path(__file__).resolve().parents[2] / "codegen/cpp/include"
+HARNESSES = Path(__file__).resolve().parents[1] / "kernels"
+"""Where harnesses find headers of their own."""
 Isa = Literal["avx512", "avx2", "portable"]
 ISAS: tuple[Isa, ...] = ("avx512", "avx2", "portable")
 
@@ -89,12 +92,17 @@ def runs_here(isa: Isa) -> bool:
     return _NEEDS[isa] <= _cpu_flags()
 
 
-@functools.cache
-def _headers() -> bytes:
-    digest = hashlib.sha256()
-    for path in sorted(INCLUDE.rglob("*.h")):
-        digest.update(path.read_bytes())
-    return digest.digest()
+def _included(text: str, folders: Sequence[Path]) -> dict[Path, str]:
+    """The headers that a text includes by quotes, and what those include."""
+    found: dict[Path, str] = {}
+    waiting = [text]
+    while waiting:
+        for name in re.findall(r'^\s*#\s*include "(.*)"', waiting.pop(), re.MULTILINE):
+            path = next((folder / name for folder in folders if (folder / name).exists()), None)
+            if path is not None and path not in found:
+                found[path] = path.read_text()
+                waiting.append(found[path])
+    return found
 
 
 def _cache() -> Path:
@@ -111,10 +119,9 @@ def _build(source: str | Path, isa: Isa, flags: Sequence[str]) -> Path:
     if not runs_here(isa):
         pytest.skip(f"this CPU has no {isa}")
     text = source.read_text() if isinstance(source, Path) else source
-    options = (*_TARGETS[isa], *_FLAGS, *flags, f"-I{INCLUDE}")
-    if isinstance(source, Path):
-        options = (*options, f"-I{source.parent}")
-    key = hashlib.sha256(b"\0".join([_headers(), text.encode(), compiler.encode(), *map(str.encode, options)]))
+    folders = (INCLUDE, HARNESSES)
+    options = (*_TARGETS[isa], *_FLAGS, *flags, *(f"-I{folder}" for folder in folders))
+    key = hashlib.sha256("\0".join([text, *_included(text, folders).values(), compiler, *options]).encode())
     built = _cache() / key.hexdigest()[:32]
     if built.exists():
         return built
