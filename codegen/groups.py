@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from llmc.codegen.view_ops import VIEWS, apply, columns, own_view, shape_of
 from llmc.codegen.layout import View
+from llmc.codegen.view_ops import VIEWS, apply, columns, own_view, shape_of
 from llmc.ir.model import Model
 
 aten, llmc = torch.ops.aten, torch.ops.llmc

@@ -3,7 +3,6 @@
 Every float value is float32 in memory, whatever the model's dtype. Raises `Unlowered` for what has no native form.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -26,7 +25,8 @@ from llmc.codegen.regions import (
     RowRegion,
 )
 from llmc.codegen.row_ops import row_op
-from llmc.codegen.view_ops import VIEWS, apply, own_view, shape_of
+from llmc.codegen.view_ops import VIEWS, apply, own_view
+from llmc.codegen.walk import substitute, weights_of
 from llmc.ir.model import STEP_INPUTS, Model, Origin
 from llmc.ir.show import size_letters
 
@@ -52,7 +52,7 @@ class Lowered:
     regions: list[Region]
     weights: list[str]
     """Names of the weights that regions read, in the order of their first use."""
-    layers: int
+    weight_bytes: list[int]
     vocabulary: int
 
 
@@ -88,8 +88,10 @@ class _Lowering:
                 self._row(unit)
         self._flush()
         self._finish()
-        layers = sum(isinstance(region, Attention) for region in self.regions)
-        return Lowered(self.regions, self._weights(), layers, int(self.output.meta["val"].shape[-1]))
+        values = {node.name: node.meta["val"] for node in self.model.placeholders()}
+        names = list(dict.fromkeys(name for region in self.regions for name in weights_of(region)))
+        sizes = [values[name].numel() * values[name].dtype.itemsize for name in names]
+        return Lowered(self.regions, names, sizes, int(self.output.meta["val"].shape[-1]))
 
     # --- values
 
@@ -184,7 +186,7 @@ class _Lowering:
         return (
             isinstance(index, fx.Node)
             and index.name == "rows"
-            and node.args[1] == 0
+            and bool(node.args[1] == 0)
             and isinstance(source, View)
             and source.buffer.domain == "T"
             and source.axes[0].size is None
@@ -210,7 +212,8 @@ class _Lowering:
 
     def _linear(self, group: Group) -> None:
         node = group.linear
-        x, parts, bias, format_, n, k = node.args[:6]
+        args: Any = node.args
+        x, parts, bias, format_, n, k = args[:6]
         source: View | RowOp
         if group.prologue is not None:
             made = row_op(group.prologue, self)
@@ -222,7 +225,9 @@ class _Lowering:
         if node.meta["val"].dim() != 2:
             raise Unlowered(node, f"a linear over {node.meta['val'].dim()} axes")
         self._flush()
-        head_parts, head_of, target = (), (), None
+        head_parts: tuple[HeadPart, ...] = ()
+        head_of: tuple[tuple[int, int], ...] = ()
+        target = None
         if group.leaves:
             head_parts, head_of = self._heads(group)
         else:
@@ -233,8 +238,8 @@ class _Lowering:
         origin = _origin(node)
         self.regions.append(
             Linear(
-                name=node.name, origin=origin, domain=self._domain(node), format=str(format_), n=int(n), k=int(k),  # type: ignore[call-overload]
-                weights=tuple(part.name for part in parts),  # type: ignore[union-attr]
+                name=node.name, origin=origin, domain=self._domain(node), format=str(format_), n=int(n), k=int(k),
+                weights=tuple(str(part.name) for part in parts),
                 source=source, bias=self.maybe(bias, node), gate=gate, chain=chain, target=target, parts=head_parts,
                 head_of=head_of, head_size=group.leaves[0].size if group.leaves else 0,
                 nodes=tuple(item.name for item in group.nodes),
@@ -243,12 +248,13 @@ class _Lowering:
         assert sources, "a linear reads something"
 
     def _chain_step(self, node: fx.Node, position: int) -> ChainStep:
-        if node.target in UNARY:
-            name = UNARY[node.target]
+        target: Any = node.target
+        if target in UNARY:
+            name = UNARY[target]
             if name == "gelu" and node.kwargs.get("approximate", (*node.args, "none", "none")[1]) == "tanh":
                 name = "gelu_tanh"
             return ChainStep(name, None)
-        return ChainStep(BINARY[node.target], self.value(node.args[1 - position], node), swapped=position == 1)
+        return ChainStep(BINARY[target], self.value(node.args[1 - position], node), swapped=position == 1)
 
     def _heads(self, group: Group) -> tuple[tuple[HeadPart, ...], tuple[tuple[int, int], ...]]:
         size = group.leaves[0].size
@@ -355,16 +361,7 @@ class _Lowering:
         new = Buffer(old.key, "logits", old.domain, old.width, old.dtype, "logits")
         self.regions = [substitute(region, old, new) for region in self.regions]
 
-    def _weights(self) -> list[str]:
-        return list(dict.fromkeys(name for region in self.regions for name in weights_of(region)))
-
 
 def _origin(node: fx.Node) -> str:
     origin = node.meta.get("origin")
     return str(origin) if isinstance(origin, Origin) else ""
-
-
-from llmc.codegen.walk import substitute, weights_of  # noqa: E402
-
-Shape = Callable[[fx.Node], Sequence[int | None]]
-__all__ = ["Lowered", "Unlowered", "lower", "shape_of"]

@@ -73,7 +73,7 @@ def rebuild(value: Held, change: Callable[[View], View]) -> Held:
         return change(value)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         changed: dict[str, Any] = {item.name: rebuild(getattr(value, item.name), change) for item in fields(value)}
-        return replace(value, **changed)  # type: ignore[return-value]
+        return replace(value, **changed)
     if isinstance(value, tuple):
         return tuple(rebuild(part, change) for part in value)  # type: ignore[return-value]
     return value

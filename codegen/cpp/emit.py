@@ -205,6 +205,7 @@ class _Emitter:
             f'    "{{\\"abi\\": 1, \\"vocabulary\\": {self.lowered.vocabulary}, \\"regions\\": {len(self.calls)}, "',
             f'    "\\"caches\\": [{pairs}], "',
             f'    "\\"crossovers\\": [{crossovers}], "',
+            f'    "\\"weight_bytes\\": [{", ".join(map(str, self.lowered.weight_bytes))}], "',
             f'    "\\"weights\\": [{names}], ";',
             "",
             "}  // namespace",

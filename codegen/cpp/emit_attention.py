@@ -20,10 +20,11 @@ def emit_attention(region: Attention) -> Function:
         function.add(f"for (int h = 0; h < {region.heads}; ++h) sinks[h] = to_float(({name})[h]);")
     query, output = region.query, region.output
     assert query.axes[2].stride == 1, "the elements of a query's head follow one another"
+    stride = query.axes[1].stride
     function.add(
         f"attention<Element, {region.heads}, {region.key_heads}, {region.key_size}, {region.value_size}>(",
         f"    team, step, cache, {sinks}, {region.scale!r}f, {region.softcap!r}f, mask,",
-        f"    [&](int64_t t, int h) -> const float* {{ return {function.base(query, 't')} + h * {query.axes[1].stride}; }},",
+        f"    [&](int64_t t, int h) -> const float* {{ return {function.base(query, 't')} + h * {stride}; }},",
         "    shared,",
         f"    [&](int64_t t, int h, const float* y) {{ std::memcpy({function.base(output, 't', written=True)}"
         f" + h * {region.value_size}, y, {region.value_size} * sizeof(float)); }});",

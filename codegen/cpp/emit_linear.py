@@ -40,10 +40,14 @@ def unit_tiles(tiles: int) -> int:
     """How many tiles of 16 rows make a unit, so that the units divide evenly over two threads, four and eight."""
 
     def waste(size: int) -> tuple[float, int]:
-        units = -(-tiles // size)
-        return (-(-units // 2) * 2 * size / tiles, abs(size - _WIDEST))
+        units = _ceil(tiles, size)
+        return (_ceil(units, 2) * 2 * size / tiles, abs(size - _WIDEST))
 
     return min((4, 3, 2, 1), key=waste) if tiles < 64 else _WIDEST
+
+
+def _ceil(count: int, size: int) -> int:
+    return (count + size - 1) // size
 
 
 def _tiles(region: Linear) -> int:
@@ -51,7 +55,7 @@ def _tiles(region: Linear) -> int:
         return region.head_size // 16
     if region.gate:
         return 2 * _half(region)
-    return unit_tiles(-(-region.n // 16))
+    return unit_tiles(_ceil(region.n, 16))
 
 
 def _half(region: Linear) -> int:
@@ -64,7 +68,7 @@ def _units(region: Linear) -> int:
         return region.n // region.head_size
     if region.gate:
         return region.n // 32 // _half(region)
-    return -(-(-(-region.n // 16)) // _tiles(region))
+    return _ceil(_ceil(region.n, 16), _tiles(region))
 
 
 def _source(function: Function, region: Linear) -> None:
@@ -93,8 +97,8 @@ def _tile_of(function: Function, region: Linear) -> None:
     if region.gate:
         half, up = _half(region), region.n // 32
         text = f"u * {half} + (j < {half} ? j : {up - half} + j)"
-    elif not region.parts and -(-region.n // 16) % tiles:
-        text = f"std::min(u * {tiles} + j, {-(-region.n // 16) - 1})"
+    elif not region.parts and _ceil(region.n, 16) % tiles:
+        text = f"std::min(u * {tiles} + j, {_ceil(region.n, 16) - 1})"
     else:
         text = f"u * {tiles} + j"
     function.add(f"    [](int u, int j) {{ return {text}; }},")
@@ -106,7 +110,7 @@ def _chain(function: Function, region: Linear) -> None:
     width = _half(region) * 16 if region.gate else _tiles(region) * 16
     columns = region.n // 2 if region.gate else region.n
     tail = columns % 16 != 0
-    partial = not region.gate and -(-region.n // 16) % _tiles(region) != 0
+    partial = not region.gate and _ceil(region.n, 16) % _tiles(region) != 0
     count = f"std::min({columns} - n, 16)" if tail else ""
     function.add("    [&](int64_t t, int u, const float* y) {")
     function.add(f"      for (int i = 0; i < {width}; i += 16) {{")

@@ -317,7 +317,8 @@ def _repeat_last(function: Function, op: RowOp, row: str) -> None:
     _declare(function, "y", output, row, written=True)
 
     def body(names: list[str]) -> list[str]:
-        at = f"{_index(source.axes[:-1], names[:-1])} + {names[-1] or '0'} / {op.attrs['repeats']} * {source.axes[-1].stride}"
+        place = f"{names[-1] or '0'} / {op.attrs['repeats']} * {source.axes[-1].stride}"
+        at = f"{_index(source.axes[:-1], names[:-1])} + {place}"
         return [f"y[{_index(output.axes, names)}] = a0[{at}];"]
 
     _loops(function, output.axes, body)

@@ -54,7 +54,12 @@ struct Lanes<BF16> {
 #if defined(__AVX512BF16__)
   __m512i pairs;
 
-  explicit Lanes(const uint16_t* p) : pairs(_mm512_loadu_si512(p)) {}
+  explicit Lanes(const uint16_t* p) : pairs(load(p)) {}
+  static __m512i load(const uint16_t* p) {
+    __m512i loaded = _mm512_loadu_si512(p);
+    asm("" : "+v"(loaded));  // else gcc loads them again for every row
+    return loaded;
+  }
   F32x16 multiply_add(const uint16_t* a, F32x16 sum) const {
     int32_t pair;
     std::memcpy(&pair, a, sizeof pair);

@@ -120,9 +120,10 @@ class TileAttention {
     }
     const int64_t begin = std::max(split * kSplitKeys, tile_.key_begin / kBlockKeys * kBlockKeys);
     const int64_t end = std::min((split + 1) * kSplitKeys, tile_.key_end);
+    BlockGroups<E> next = groups_at(begin);
     for (int64_t key = begin; key < end; key += kBlockKeys) {
-      const BlockGroups<E> block = groups_at(key);
-      const BlockGroups<E> next = groups_at(key + AHEAD * kBlockKeys < tile_.key_end ? key + AHEAD * kBlockKeys : key);
+      const BlockGroups<E> block = next;
+      if (key + kBlockKeys < tile_.key_end) next = groups_at(key + kBlockKeys);
       for (int row = 0; row < rows_; row += strip_) {
         if constexpr (Shape::few < kStripRows) {
           if (strip_ == Shape::few) {
@@ -160,11 +161,21 @@ class TileAttention {
     groups.begin = static_cast<int>(std::max<int64_t>(tile_.key_begin - key, 0) / kKeyGroup);
     groups.end = static_cast<int>(std::min<int64_t>((tile_.key_end - key + kKeyGroup - 1) / kKeyGroup, kBlockGroups));
     groups.keys = static_cast<int>(std::min<int64_t>(length - key, kBlockKeys));
+    int64_t index = (key + groups.begin * kKeyGroup) / cache_.block_size;
+    int64_t offset = (key + groups.begin * kKeyGroup) % cache_.block_size;
+    for (int g = groups.begin; g < groups.end; ++g) {
+      groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[index], offset, tile_.key_head);
+      groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[index], offset, tile_.key_head);
+      offset += kKeyGroup;
+      if (offset == cache_.block_size) {
+        offset = 0;
+        ++index;
+      }
+    }
     for (int g = 0; g < kBlockGroups; ++g) {
-      const auto at = static_cast<int32_t>(key) + std::clamp(g, groups.begin, groups.end - 1) * kKeyGroup;
-      const int32_t size = cache_.block_size;
-      groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[at / size], at % size, tile_.key_head);
-      groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[at / size], at % size, tile_.key_head);
+      const int shown = std::clamp(g, groups.begin, groups.end - 1);
+      groups.k[g] = groups.k[shown];
+      groups.v[g] = groups.v[shown];
     }
     return groups;
   }

@@ -1,7 +1,7 @@
-// The inner kernels of linear layers: J tiles of a weight by R rows of activations, in registers.
+// The inner kernels of linear layers: one tile of a weight by R rows of activations, in registers.
 //
-// All follow one order of operations for each output, so its bits do not depend on J, R, the number of rows or the split
-// over threads. Integer formats: for each group of 32 inputs an exact integer sum, then acc = fma(sum, scales, acc).
+// All follow one order of operations for each output, so its bits do not depend on R, the number of rows or the split over
+// threads. Integer formats: for each group of 32 inputs an exact integer sum, then acc = fma(sum, scales, acc).
 #pragma once
 
 #include "llmc/formats.h"
@@ -10,9 +10,35 @@
 
 namespace llmc {
 
+/// Asks for the weights that a kernel will need, kDistance bytes ahead of it, across the end of its tile into the next one.
+/// Three parts are three streams, more than the hardware follows well: measured 50 -> 60 GB/s for int4.
+template <class Format>
+class Ahead {
+ public:
+  Ahead(const Tile& tile, const Tile& next, int groups) : next_(next), left_(groups - kGroups) {
+    at_ = left_ > 0 ? tile_after<Format>(tile, kGroups) : next;
+  }
+
+  /// Call once a group.
+  void step() {
+    if constexpr (Format::quantized) {
+#pragma GCC unroll 8
+      for (int i = 0; i < Format::data_bytes; i += 64) __builtin_prefetch(at_.data + i);
+      __builtin_prefetch(at_.scales);
+      if constexpr (Format::extra_bytes != 0) __builtin_prefetch(at_.extra);
+      at_ = --left_ == 0 ? next_ : tile_after<Format>(at_, 1);
+    }
+  }
+
+ private:
+  static constexpr int kDistance = 4096, kGroups = kDistance / Format::data_bytes;
+  Tile at_, next_;
+  int left_;
+};
+
 /// The four inputs 4*J.. of a group for 16 rows, as unsigned bytes: int8 as stored, int4m 0..15, int4 8q - zero + 128.
 template <class Format, int J>
-inline tile::Bytes unpack(const uint8_t* data, tile::Bytes above) {
+inline tile::Bytes unpack(const uint8_t* data, const tile::Bytes& above) {
   if constexpr (Format::data_bytes == 512) return tile::load_bytes(data + 64 * J);
   const tile::Bytes both = tile::load_bytes(data + 64 * (J % 4));
   if constexpr (Format::has_min) return J < 4 ? tile::low_nibbles(both) : tile::high_nibbles(both);
@@ -20,128 +46,26 @@ inline tile::Bytes unpack(const uint8_t* data, tile::Bytes above) {
 }
 
 /// sum + unpacked weights * inputs.
-template <class Format>
+template <bool Nibbles>
 inline tile::Ints dot(const tile::Ints& sum, const tile::Bytes& weights, const int8_t* x) {
-  return Format::has_min ? tile::dot_nibbles(sum, weights, x) : tile::dot(sum, weights, x);
+  return Nibbles ? tile::dot_nibbles(sum, weights, x) : tile::dot(sum, weights, x);
 }
 
-/// One tile by one row of activations with the unpacking that is cheapest for a single row.
-inline tile::Ints sum_int4(const Tile& w, const QuantizedGroup& x) {
-  tile::Ints sum = tile::broadcast_int(0);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const tile::Bytes both = tile::load_bytes(w.data + 64 * j);
-    sum = tile::dot_nibbles(sum, tile::low_nibbles(both), x.x + 4 * j);
-    sum = tile::dot_nibbles(sum, tile::high_nibbles(both), x.x + 16 + 4 * j);
-  }
-  return tile::eighths(sum, w.extra, x.minus_sum);
+/// sums[r] = the integer sums of a group for R rows that lie `stride` groups apart.
+template <class Format, int R>
+inline void sum_group(const Tile& w, const QuantizedGroup* x, int64_t stride, tile::Ints* sums) {
+  // Up to two rows of int4 cost less with the zeros taken off the sums than off the weights.
+  constexpr bool kNibbles = Format::has_min || (Format::zeros && R <= 2);
+  tile::Bytes above = tile::no_bytes();
+  if constexpr (Format::zeros && !kNibbles) above = tile::above_zeros(w.extra);
+  for (int r = 0; r < R; ++r) sums[r] = tile::broadcast_int(kNibbles ? 0 : x[r * stride].offset);
+  const auto step = [&]<int I>() __attribute__((always_inline)) {
+    using As = std::conditional_t<kNibbles, Int4M, Format>;
+    const tile::Bytes bytes = unpack<As, I>(w.data, above);
+    for (int r = 0; r < R; ++r) sums[r] = dot<kNibbles>(sums[r], bytes, x[r * stride].x + 4 * I);
+  };
+  step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>(), step.template operator()<5>();
+  step.template operator()<2>(), step.template operator()<6>(), step.template operator()<3>(), step.template operator()<7>();
+  if constexpr (Format::zeros && kNibbles)
+    for (int r = 0; r < R; ++r) sums[r] = tile::eighths(sums[r], w.extra, x[r * stride].minus_sum);
 }
-
-/// y[r, 16*j..] (+)= tiles[j] * x[r], over `groups` groups of integer weights. y continues from what it holds if `resume`.
-template <class Format, int J, int R>
-[[gnu::noinline]] void multiply(const Tile* tiles, const QuantizedGroup* x, int64_t x_stride, int groups, float* y,
-                                int64_t y_stride, bool resume) {
-  tile::Floats acc[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) acc[r][j] = resume ? tile::load(y + r * y_stride + 16 * j) : tile::zero();
-  Tile w[J];
-#pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) w[j] = tiles[j];
-  for (int g = 0; g < groups; ++g, ++x) {
-    tile::Ints sum[R][J];
-    if constexpr (R == 1 && Format::extra_bytes == 16) {
-#pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) sum[0][j] = sum_int4(w[j], *x);
-    } else {
-      tile::Bytes above[J];
-#pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) {
-        if constexpr (Format::extra_bytes == 16) above[j] = tile::above_zeros(w[j].extra);
-        else above[j] = tile::no_bytes();
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-        for (int j = 0; j < J; ++j) sum[r][j] = tile::broadcast_int(x[r * x_stride].offset);
-      const auto step = [&]<int I>() {
-        tile::Bytes bytes[J];
-#pragma GCC unroll 16
-        for (int j = 0; j < J; ++j) bytes[j] = unpack<Format, I>(w[j].data, above[j]);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-          for (int j = 0; j < J; ++j) sum[r][j] = dot<Format>(sum[r][j], bytes[j], x[r * x_stride].x + 4 * I);
-      };
-      step.template operator()<0>(), step.template operator()<4>();
-      step.template operator()<1>(), step.template operator()<5>();
-      step.template operator()<2>(), step.template operator()<6>();
-      step.template operator()<3>(), step.template operator()<7>();
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) {
-      const tile::Floats scale = tile::load_half(w[j].scales);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-        acc[r][j] = tile::fma(tile::to_floats(sum[r][j]), tile::mul(scale, tile::broadcast(x[r * x_stride].scale)), acc[r][j]);
-      if constexpr (Format::has_min) {
-        const tile::Floats least = tile::load_half(w[j].extra);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) acc[r][j] = tile::fma(least, tile::broadcast(x[r * x_stride].scaled_sum), acc[r][j]);
-      }
-      w[j].data += Format::data_bytes;
-      w[j].scales += Format::scale_bytes;
-      w[j].extra += Format::extra_bytes;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) tile::store(y + r * y_stride + 16 * j, acc[r][j]);
-}
-
-/// The same for weights in floating point.
-template <class Format, int J, int R>
-[[gnu::noinline]] void multiply(const Tile* tiles, const Group<Format>* x, int64_t x_stride, int groups, float* y,
-                                int64_t y_stride, bool resume)
-  requires(!Format::quantized)
-{
-  tile::Floats acc[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) acc[r][j] = resume ? tile::load(y + r * y_stride + 16 * j) : tile::zero();
-  Tile w[J];
-#pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) w[j] = tiles[j];
-  constexpr int kStep = sizeof x->x[0] == 2 ? 2 : 1;                          // inputs in one instruction
-  constexpr int kBytes = Format::data_bytes / kGroupInputs * kStep;           // their weights in a tile
-  for (int g = 0; g < groups; ++g, ++x) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kGroupInputs / kStep; ++k) {
-#pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) {
-        const uint8_t* data = w[j].data + k * kBytes;
-        if constexpr (kStep == 2) {
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) acc[r][j] = tile::dot_bf16(acc[r][j], data, x[r * x_stride].x + 2 * k);
-        } else {
-          tile::Floats weight;
-          if constexpr (Format::data_bytes == 1024) weight = tile::load_half(data);
-          else weight = tile::load(reinterpret_cast<const float*>(data));
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) acc[r][j] = tile::fma(tile::broadcast(x[r * x_stride].x[k]), weight, acc[r][j]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) w[j].data += Format::data_bytes;
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) tile::store(y + r * y_stride + 16 * j, acc[r][j]);
-}
-
-}  // namespace llmc
