@@ -1,0 +1,268 @@
+"""Which kernel serves a region, for how many rows, and why not the others.
+
+    choose_linear(region, n, k, format, target, table=Crossovers()) -> list[Choice]
+    choose_attention(region, heads, key_heads, key_size, value_size, cache_bytes, target) -> list[Choice]
+    linear_variants(n, k, format, target) -> list[Variant]          seconds of each as an expression of `M`, the rows
+    predict(n, k, format, target) -> Crossover
+    Crossovers.from_json({"linear": {"960x576:int4": {"flat": 2, "gemm": 17, "device": ..., "date": ...}}})
+
+A linear is computed row by row (gemv: the weight is read for each), for a few rows at once (flat: read once for them,
+unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). The
+crossovers are the rows at which the expressions of two variants meet, unless a table of measurements says otherwise.
+All variants give the same bits on CPUs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy
+from sympy import Expr, Integer
+
+from llmc.codegen.cost import B, L, T, number_format, packed_bytes
+from llmc.codegen.target import Kind, Target
+from llmc.errors import BadOption
+
+M = sympy.Symbol("M", integer=True, positive=True)
+"""Rows of a linear, or tokens of a step."""
+
+NEVER = 2**31 - 1
+"""The crossover to a variant that is never used; fits a C int."""
+
+SCANNED_ROWS = 512
+"""A variant that is not the fastest for up to so many rows is never used."""
+
+UNPACK = {"int4": 2.0, "int4m": 1.0, "int8": 0.5, "f16": 1.0, "bf16": 0.0, "f32": 0.0}
+"""Operations of the format's own kind that unpacking one weight is worth (estimated)."""
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What distinguishes a variant's cost; all estimated from its instructions."""
+
+    rows_a_read: int
+    """Rows for which the weight is read once from memory."""
+    rows_an_unpacking: int
+    """Rows for which it is unpacked once."""
+    padding: int
+    """Rows are filled up to a multiple of this."""
+    efficiency: float
+    """Share of the peak that the inner loop reaches."""
+    panel: float = 0.0
+    """Operations a weight for writing panels and reading them back, once for each unpacking."""
+    scalar: bool = False
+    """Whether it multiplies in fp32 lanes and not in matrix units."""
+
+
+_SHAPES: Mapping[Kind, Mapping[str, _Shape]] = {
+    "cpu": {"gemv": _Shape(1, 1, 1, 0.9), "flat": _Shape(8, 4, 1, 0.8), "gemm": _Shape(510, 510, 1, 0.85, panel=6.0)},
+    "cuda": {
+        "gemv": _Shape(4, 4, 1, 0.5, scalar=True),
+        "flat": _Shape(64, 64, 8, 0.4),
+        "gemm": _Shape(4096, 128, 64, 0.7),
+    },
+}
+_SHAPES = {**_SHAPES, "hip": _SHAPES["cuda"]}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a region."""
+
+    name: str
+    bytes: Expr
+    flops: Expr
+    seconds: Expr
+    illegal: str = ""
+    """Why it cannot be used; empty if it can."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel of a region for a range of rows."""
+
+    region: str
+    variant: str
+    m_range: tuple[int, int | None]
+    """First and last number of rows; None for no end."""
+    bytes: Expr
+    """Memory traffic as an expression of `M` (linears), or of the sizes of a step."""
+    flops: Expr
+    predicted_seconds: Expr
+    others: tuple[tuple[str, str], ...]
+    """The variants that were not chosen, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Rows from which the flat and the gemm variant of one linear are used."""
+
+    flat: int
+    gemm: int
+    measured: bool = False
+    device: str = ""
+    date: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where the numbers come from."""
+        return f"measured on {self.device}, {self.date}" if self.measured else "predicted"
+
+
+@dataclass(frozen=True)
+class Crossovers:
+    """What was measured, by "NxK:format"; what is not here is predicted."""
+
+    linear: Mapping[str, Crossover] = field(default_factory=dict)
+
+    def get(self, n: int, k: int, format: str, target: Target) -> Crossover:
+        """The crossover of a linear: the measured one, or else the predicted one."""
+        return self.linear.get(linear_key(n, k, format)) or predict(n, k, format, target)
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain values."""
+        return {"linear": {key: vars(self.linear[key]).copy() for key in sorted(self.linear)}}
+
+    @staticmethod
+    def from_json(document: Mapping[str, object]) -> "Crossovers":
+        """Read a table. Raises BadOption if it is not one, or a crossover is out of order."""
+        entries = document.get("linear", {})
+        if not isinstance(entries, Mapping):
+            raise BadOption("tuning table: `linear` is not a mapping")
+        return Crossovers({str(key): _crossover(str(key), entry) for key, entry in entries.items()})
+
+
+def _crossover(key: str, entry: object) -> Crossover:
+    found = entry if isinstance(entry, Mapping) else {}
+    flat, gemm = found.get("flat"), found.get("gemm")
+    if type(flat) is not int or type(gemm) is not int or not 1 <= flat <= gemm <= NEVER:
+        raise BadOption(
+            f"tuning table: {key:.60} has flat {flat!r:.20} and gemm {gemm!r:.20}; expected 1 <= flat <= gemm"
+        )
+    return Crossover(
+        flat, gemm, bool(found.get("measured", True)), str(found.get("device", "")), str(found.get("date", ""))
+    )
+
+
+def linear_key(n: int, k: int, format: str) -> str:
+    """The name of a linear [n, k] in tables of crossovers."""
+    return f"{n}x{k}:{format}"
+
+
+def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant]:
+    """gemv, flat and gemm for M rows by a weight [n, k], legal or not."""
+    weight = packed_bytes(n, k, format)
+    kind = number_format(format)
+    found = []
+    for name, shape in _SHAPES[target.kind].items():
+        peak = target.peaks["f32" if shape.scalar else kind].value * shape.efficiency
+        reads = _times(shape.rows_a_read) * weight
+        padded = M if shape.padding == 1 else sympy.ceiling(M / Integer(shape.padding)) * shape.padding
+        work = 2 * padded * n * k
+        unpacking = _times(shape.rows_an_unpacking) * n * k * (UNPACK[format] + shape.panel)
+        seconds = sympy.Max(reads / target.bandwidth.value, (work + unpacking) / peak) + target.overhead.value
+        found.append(Variant(name, reads + M * (n + k) * 4, 2 * M * n * k, seconds, _illegal(name, format, target)))
+    return found
+
+
+def _times(rows: int) -> Expr:
+    return M if rows == 1 else sympy.ceiling(M / Integer(rows))
+
+
+def _illegal(variant: str, format: str, target: Target) -> str:
+    if variant == "gemm" and target.kind == "cpu" and UNPACK[format] == 0:
+        return f"weights of {format} are multiplied as they are stored: there is nothing to unpack into panels"
+    if variant == "gemm" and target.kind == "cpu" and number_format(format) != "int8":
+        return f"there are panels of integers only, not of {format}"
+    return ""
+
+
+def predict(n: int, k: int, format: str, target: Target) -> Crossover:
+    """Where the variants' expressions meet."""
+    times = {
+        variant.name: _table(variant.seconds)
+        for variant in linear_variants(n, k, format, target)
+        if not variant.illegal
+    }
+    flat = _from(times.get("flat"), times["gemv"], 2)
+    gemm = _from(times.get("gemm"), times["flat"] if flat < NEVER else times["gemv"], max(2, min(flat, SCANNED_ROWS)))
+    return Crossover(min(flat, gemm), gemm)
+
+
+def _table(seconds: Expr) -> list[float]:
+    at: Callable[[int], float] = sympy.lambdify(M, seconds, "math")
+    return [math.inf, *(float(at(rows)) for rows in range(1, SCANNED_ROWS + 1))]
+
+
+def _from(times: Sequence[float] | None, others: Sequence[float], first: int) -> int:
+    """The first number of rows, from `first` on, from which eight in a row are faster; NEVER if there is none."""
+    if times is None:
+        return NEVER
+    faster = [time < other for time, other in zip(times, others, strict=True)]
+    for rows in range(first, SCANNED_ROWS - 7):
+        if all(faster[rows : rows + 8]):
+            return rows
+    return NEVER
+
+
+def choose_linear(
+    region: str, n: int, k: int, format: str, target: Target, table: Crossovers | None = None
+) -> list[Choice]:
+    """The variants that serve a linear [n, k], by rows, each with the reasons against the others."""
+    crossover = (table or Crossovers()).get(n, k, format, target)
+    variants = linear_variants(n, k, format, target)
+    gemm = NEVER if variants[2].illegal else crossover.gemm
+    starts = [1, min(crossover.flat, gemm), gemm]
+    choices = []
+    for place, variant in enumerate(variants):
+        first, last = starts[place], (*starts, NEVER)[place + 1] - 1
+        if first > last:
+            continue
+        others = tuple(
+            (other.name, other.illegal or _slower(variant, other, first, crossover, starts[number]))
+            for number, other in enumerate(variants)
+            if other is not variant
+        )
+        rows = (first, None if last == NEVER - 1 else last)
+        choices.append(Choice(region, variant.name, rows, variant.bytes, variant.flops, variant.seconds, others))
+    return choices
+
+
+def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int) -> str:
+    if crossover.measured:
+        used = "not used" if start >= NEVER else f"used from {start} rows on"
+        return f"{used} ({crossover.source})"
+    ratio = float(other.seconds.subs(M, rows) / variant.seconds.subs(M, rows))
+    many = "1 row" if rows == 1 else f"{rows} rows"
+    return f"predicted {ratio:.2f} times as long for {many}" if ratio > 1.005 else f"predicted no faster for {many}"
+
+
+def choose_attention(
+    region: str,
+    heads: int,
+    key_heads: int,
+    key_size: int,
+    value_size: int,
+    cache_bytes: int,
+    target: Target,
+) -> list[Choice]:
+    """Attention over the cache, by the tokens of a step.
+
+    split: the keys of a tile of queries are shared out over the cores, and the parts are merged by their log-sum-exp.
+    flash: each tile of queries is one core's, with a running maximum. cache_bytes: size of an element of the cache.
+    """
+    group = heads // key_heads
+    tokens_a_tile = max(1, 16 // group)
+    enough = 4 * target.cores
+    first = max(2, (-(-enough // key_heads) - 1) * tokens_a_tile + 1)
+    flops = T * L * heads * 2 * (key_size + value_size)
+    read = (B * L + T) * key_heads * (key_size + value_size) * cache_bytes
+    fast = target.peaks["f32" if target.kind == "cpu" else "bf16"].value
+    time = sympy.Max(read / target.bandwidth.value, flops / fast) + target.overhead.value
+    merge = time + target.overhead.value
+    few = f"fewer than {enough} tiles of queries ({key_heads} key heads) for {target.cores} cores: some would idle"
+    many = f"from {first} tokens on there are enough tiles of queries for {target.cores} cores: merging would only cost"
+    return [
+        Choice(region, "split", (1, first - 1), read, flops, merge, (("flash", few),)),
+        Choice(region, "flash", (first, None), read, flops, time, (("split", many),)),
+    ]

@@ -1,0 +1,105 @@
+"""Variants of regions: which serves how many rows, and why not the others."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmc.codegen.select import (
+    NEVER,
+    SCANNED_ROWS,
+    Crossover,
+    Crossovers,
+    M,
+    choose_attention,
+    choose_linear,
+    linear_key,
+    linear_variants,
+    predict,
+)
+from llmc.codegen.target import PRESETS, Target
+from llmc.errors import BadOption
+from llmc.ir.packed_formats import FORMATS
+
+HERE = Target.preset("avx512")
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from(sorted(PRESETS)),
+)
+def test_every_number_of_rows_has_one_legal_variant(n: int, k: int, format: str, target: str) -> None:
+    choices = choose_linear("linear", n, k, format, Target.preset(target))
+    ends = [choice.m_range for choice in choices]
+    assert ends[0][0] == 1
+    assert ends[-1][1] is None
+    for (_, last), (first, _) in pairwise(ends):
+        assert first == last + 1  # type: ignore[operator]
+    for choice in choices:
+        assert {choice.variant, *(name for name, _ in choice.others)} == {"gemv", "flat", "gemm"}
+        assert all(reason for _, reason in choice.others)
+
+
+def test_predicted_crossovers_are_where_the_expressions_meet() -> None:
+    crossover = predict(3072, 576, "int4", HERE)
+    gemv, flat, gemm = (variant.seconds for variant in linear_variants(3072, 576, "int4", HERE))
+    assert 2 <= crossover.flat < crossover.gemm < SCANNED_ROWS
+    assert flat.subs(M, crossover.flat) < gemv.subs(M, crossover.flat)
+    assert gemm.subs(M, crossover.gemm) < flat.subs(M, crossover.gemm)
+    assert gemm.subs(M, crossover.gemm - 1) >= flat.subs(M, crossover.gemm - 1)
+
+
+def test_a_single_row_reads_the_weight_once_at_the_speed_of_memory() -> None:
+    gemv = linear_variants(49152, 576, "int4", HERE)[0]
+    assert float(gemv.seconds.subs(M, 1)) == pytest.approx(49152 * 576 * 4.75 / 8 / 45e9, rel=0.01)
+
+
+def test_measurements_win() -> None:
+    document = {"linear": {"960x576:int4": {"flat": 3, "gemm": 11, "device": "EPYC", "date": "2026-11-21"}}}
+    table = Crossovers.from_json(document)
+    gemv, flat, gemm = choose_linear("qkv", 960, 576, "int4", HERE, table)
+    assert [choice.m_range for choice in (gemv, flat, gemm)] == [(1, 2), (3, 10), (11, None)]
+    assert gemv.others == (
+        ("flat", "used from 3 rows on (measured on EPYC, 2026-11-21)"),
+        ("gemm", "used from 11 rows on (measured on EPYC, 2026-11-21)"),
+    )
+    assert Crossovers.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert table.get(576, 960, "int4", HERE) == predict(576, 960, "int4", HERE)
+    assert linear_key(960, 576, "int4") in table.linear
+
+
+def test_panels_of_floats_are_refused_with_the_reason() -> None:
+    choices = choose_linear("head", 49152, 576, "bf16", HERE)
+    assert [choice.variant for choice in choices] == ["gemv", "flat"]
+    assert dict(choices[0].others)["gemm"].startswith("weights of bf16 are multiplied as they are stored")
+    assert "panels of integers only" in dict(choose_linear("head", 49152, 576, "f16", HERE)[0].others)["gemm"]
+    assert predict(49152, 576, "bf16", HERE).gemm == NEVER
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"linear": []}, {"linear": {"1x1:f32": 3}}, {"linear": {"1x1:f32": {"flat": 9, "gemm": 2}}},
+     {"linear": {"1x1:f32": {"flat": True, "gemm": 2}}}, {"linear": {"1x1:f32": {"flat": 0, "gemm": 2}}}],
+)  # fmt: skip
+def test_damaged_tables_are_refused(document: dict[str, object]) -> None:
+    with pytest.raises(BadOption, match="tuning table"):
+        Crossovers.from_json(document)
+
+
+def test_an_empty_table_predicts() -> None:
+    assert Crossovers.from_json({}) == Crossovers()
+    assert Crossover(2, 17).source == "predicted"
+
+
+def test_attention_is_split_where_there_are_few_tiles() -> None:
+    split, flash = choose_attention("attention", 9, 3, 64, 64, 4, HERE)
+    assert (split.variant, flash.variant) == ("split", "flash")
+    assert split.m_range[0] == 1 and flash.m_range[0] == split.m_range[1] + 1  # type: ignore[operator]
+    assert "3 key heads" in split.others[0][1]
+    wide = choose_attention("attention", 9, 3, 64, 64, 4, Target.preset("sm_90"))
+    assert wide[1].m_range[0] > flash.m_range[0]
