@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from llmc.errors import InvalidGraph
 from llmc.ir.mask import evaluate
 from llmc.ir.model import STEP_INPUTS
 from llmc.ir.serialize import load_graph
@@ -84,7 +85,7 @@ def visible_keys(mask: str, position: int) -> int:
     keys = torch.arange(position + 1)
     try:
         seen = evaluate(mask, torch.tensor(position), keys, torch.tensor(0), [], torch.float32)
-    except (IndexError, ValueError):
+    except InvalidGraph:
         return position + 1
     return int(torch.as_tensor(seen).bool().expand(position + 1).sum())
 

@@ -1,6 +1,7 @@
 """An engine in its own process: its memory is its own, and while it is not measured it is stopped."""
 
 import json
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,6 +34,8 @@ class EngineProcess:
         self._install = install
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  -- closed in `close`
         worker, engine = _HERE / "worker.py", _HERE / "engines" / f"{name}.py"
+        if shutil.which(python) is None:
+            raise MissingTool(f"{name}: {python} cannot be started; name a Python with --peer-python")
         command = ["env", f"OMP_NUM_THREADS={threads}", *_QUIET, python, "-P", str(worker), str(engine)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True

@@ -78,10 +78,34 @@ def measure(plan: Plan, progress: Progress = lambda text: None) -> BenchResult:
             names = " ".join(work.name for work in works)
             progress(f"{names}: round {again + 1} of {plan.repetitions}")
             _round(running, works, result, machine, vocabulary, turn, warm_up=again == 0)
+        if plan.text is not None:
+            progress("accuracy")
+            _compare(plan, running)
     finally:
         for engine in running:
             engine.process.close()
     return result
+
+
+def _compare(plan: Plan, running: Sequence[Running]) -> None:
+    """How exact each engine is."""
+    from llmc.bench.exactness import Logits, compare
+
+    assert plan.text is not None and plan.source is not None
+
+    def logits_by(engine: Running) -> Callable[[Sequence[int]], Logits | None]:
+        def logits_of(tokens: Sequence[int]) -> Logits | None:
+            engine.process.resume()
+            logits = engine.process.logits(tokens)
+            engine.process.pause()
+            return logits
+
+        return logits_of
+
+    for engine, found in zip(running, compare(plan.text, plan.source, [logits_by(e) for e in running]), strict=True):
+        engine.result.accuracy = found
+        if found is None:
+            engine.result.notes.append("gives no logits, so its accuracy is not known")
 
 
 def _groups(works: Sequence[Workload]) -> list[list[Workload]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import llmc
-from llmc.runtime.batch import Piece, Rows, pack
+from llmc.runtime.batch import Packer, Piece, Rows
 from llmc.runtime.generate import logits_of, run_step
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.session import BLOCK_SIZE
@@ -19,6 +19,7 @@ class Engine:
     def __init__(self) -> None:
         """No cache yet."""
         self._pool: BlockPool | None = None
+        self._packer = Packer()
         self._tables: list[BlockTable] = []
         self._cached: list[list[int]] = []
 
@@ -76,6 +77,6 @@ class Engine:
         return self._step(rest, "last")
 
     def _step(self, tokens: Sequence[Sequence[int]], rows: Rows) -> list[int]:
-        packed = pack([Piece(part, table, rows) for part, table in zip(tokens, self._tables, strict=True)])
+        packed = self._packer.pack([Piece(part, table, rows) for part, table in zip(tokens, self._tables, strict=True)])
         logits = run_step(self._session.program, packed)
         return [int(row) for row in np.argmax(logits, axis=-1)]
