@@ -49,7 +49,7 @@ struct BF16 {
 /// quants u8 [tiles, KP/4, 16, 4]; scales half [tiles, KP/32, 16]. weight = scale * (quant - 128)
 struct Int8 {
   using type = uint8_t;
-  static constexpr bool quantized = true, has_min = false;
+  static constexpr bool quantized = true, zeros = false, has_min = false;
   static constexpr float step = 1;
   static constexpr int data_bytes = 512, scale_bytes = 32, extra_bytes = 0;
 };
@@ -58,7 +58,7 @@ struct Int8 {
 /// zeros u8 [tiles, KP/32, 16] in eighths of a step, 0..120. weight = scale / 8 * (8 * quant - zero)
 struct Int4 {
   using type = uint8_t;
-  static constexpr bool quantized = true, has_min = false;
+  static constexpr bool quantized = true, zeros = true, has_min = false;
   static constexpr float step = 0.125f;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 16;
 };
@@ -66,7 +66,7 @@ struct Int4 {
 /// quants as Int4; scales and mins half [tiles, KP/32, 16]. weight = scale * quant + min
 struct Int4M {
   using type = uint8_t;
-  static constexpr bool quantized = true, has_min = true;
+  static constexpr bool quantized = true, zeros = false, has_min = true;
   static constexpr float step = 1;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 32;
 };
@@ -78,13 +78,19 @@ struct Tile {
   const uint8_t* extra;
 };
 
+/// `tile` from `groups` further groups on.
+template <class Format>
+inline Tile tile_after(const Tile& tile, int64_t groups) {
+  return {tile.data + groups * Format::data_bytes, tile.scales + groups * Format::scale_bytes,
+          tile.extra + groups * Format::extra_bytes};
+}
+
 /// Tile `index` of a weight of `groups` groups of inputs, from group `first` on.
 template <class Format>
 inline Tile tile_at(const Weights& weights, int64_t index, int groups, int first = 0) {
-  const int64_t group = index * groups + first;
-  return {static_cast<const uint8_t*>(weights.data) + group * Format::data_bytes,
-          static_cast<const uint8_t*>(weights.scales) + group * Format::scale_bytes,
-          static_cast<const uint8_t*>(weights.extra) + group * Format::extra_bytes};
+  const Tile all = {static_cast<const uint8_t*>(weights.data), static_cast<const uint8_t*>(weights.scales),
+                    static_cast<const uint8_t*>(weights.extra)};
+  return tile_after<Format>(all, index * groups + first);
 }
 
 }  // namespace llmc

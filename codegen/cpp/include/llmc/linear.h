@@ -58,7 +58,7 @@ inline void pack_row(const Activations<Format>& to, int64_t t, float* x, Input& 
 
 /// Computes out(t, unit) for all rows and units. K: inputs; TILES: tiles in a unit, 1..8; `units`: how many there are.
 /// in(t, x) writes the K inputs of row t, tile_of(unit, j) is the number of the j-th tile of the unit in the weight, and
-/// out(t, unit, y) takes the TILES * 16 outputs. `shared` has room for rows * shared_bytes<Format, K>().
+/// out(t, unit, y) takes the TILES * 16 outputs, 64-byte aligned. `shared` has room for rows * shared_bytes<Format, K>().
 template <class Format, int K, int TILES, class Input, class TileOf, class Output>
 void linear(Team& team, int64_t rows, int units, Weights weights, Crossover crossover, std::byte* shared, Input in,
             TileOf tile_of, Output out) {
@@ -68,43 +68,45 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
   using Part = Chunk<TILES>;
   auto* inputs = reinterpret_cast<float*>(team.scratch);
   auto* y = reinterpret_cast<float*>(team.scratch + kInputs + kPrivate);
-  void* panel = y + Part::rows * Part::width;
 
   const bool many = rows >= crossover.gemm;
-  const bool alone = rows <= kPrivateRows;
-  Activations<Format> x{reinterpret_cast<Group<Format>*>(alone ? team.scratch + kInputs : shared), rows, kGroups,
-                        many ? Shape<Format>::block : kGroups};
-  const auto share = [&](int64_t n) { return n * team.tid / team.n; };
-  const auto share_end = [&](int64_t n) { return n * (team.tid + 1) / team.n; };
-  const int64_t pack_end = alone ? rows : share_end(rows);
-  for (int64_t t = alone ? 0 : share(rows); t < pack_end; ++t) pack_row<Format, K>(x, t, inputs, in);
-  if (!alone) team.barrier();
-
-  const auto compute = [&](int first_unit, int last_unit, int64_t first_row, int64_t last_row) {
-    for (int unit = first_unit; unit < last_unit; unit += Part::units) {
+  const auto share = [&](int64_t n, int tid) { return n * tid / team.n; };
+  const auto compute = [&](const Activations<Format>& x, int first_unit, int last_unit, int64_t first_row, int64_t last_row) {
+    for (int unit = first_unit; unit < last_unit && first_row < last_row; unit += Part::units) {
       const int count = std::min(Part::units, last_unit - unit);
-      int tiles[Part::tiles];
-      for (int i = 0; i < count * TILES; ++i) tiles[i] = tile_of(unit + i / TILES, i % TILES);
+      int tiles[Part::tiles + kPanelTiles];
+      for (int i = 0; i < count * TILES + kPanelTiles; ++i) tiles[i] = tile_of(std::min(unit + i / TILES, last_unit - 1), i % TILES);
+      const TileList list{weights, tiles, count * TILES};
       for (int64_t t = first_row; t < last_row; t += Part::rows) {
         const int n = static_cast<int>(std::min<int64_t>(Part::rows, last_row - t));
         if constexpr (Format::quantized) {
-          if (many) linear_by_panels<Format>(weights, tiles, count * TILES, x, t, n, y, Part::width, panel);
+          auto* panel = reinterpret_cast<PanelGroup<Format::has_min>*>(y + Part::rows * Part::width);
+          if (many) linear_by_panels<Format>(list, x, t, n, y, Part::width, panel);
         }
         if (rows < crossover.flat) {
-          linear_direct<Format, Shape<Format>::one_row_tiles, 1>(weights, tiles, count * TILES, x, t, n, y, Part::width);
+          for (int r = 0; r < n; ++r) linear_direct<Format>(list, x, t + r, 1, y + r * Part::width, Part::width);
         } else if (!Format::quantized || !many) {
-          linear_direct<Format, Shape<Format>::tiles, Shape<Format>::rows>(weights, tiles, count * TILES, x, t, n, y, Part::width);
+          linear_direct<Format>(list, x, t, n, y, Part::width);
         }
         for (int r = 0; r < n; ++r)
           for (int u = 0; u < count; ++u) out(t + r, unit + u, y + r * Part::width + u * TILES * kTileRows);
       }
     }
   };
-  if (!many) return compute(share(units), share_end(units), 0, rows);
-  // Many rows: what whole units do not divide evenly is divided by rows.
-  const int whole = units / team.n;
-  compute(whole * team.tid, whole * (team.tid + 1), 0, rows);
-  compute(whole * team.n, units, share(rows), share_end(rows));
+
+  const bool alone = rows <= kPrivateRows;
+  const Activations<Format> x{reinterpret_cast<Group<Format>*>(alone ? team.scratch + kInputs : shared), rows, kGroups,
+                              many ? kBlockGroups<Format> : kGroups};
+  const int64_t packed = alone ? rows : share(rows, team.tid + 1);
+  for (int64_t t = alone ? 0 : share(rows, team.tid); t < packed; ++t) pack_row<Format, K>(x, t, inputs, in);
+  if (!alone) team.barrier();
+  if (!many) {
+    compute(x, share(units, team.tid), share(units, team.tid + 1), 0, rows);
+  } else {  // what whole units do not divide evenly is divided by rows
+    const int whole = units / team.n;
+    compute(x, whole * team.tid, whole * (team.tid + 1), 0, rows);
+    compute(x, whole * team.n, units, share(rows, team.tid), share(rows, team.tid + 1));
+  }
 }
 
 }  // namespace llmc

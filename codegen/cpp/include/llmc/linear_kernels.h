@@ -4,6 +4,8 @@
 // threads. Integer formats: for each group of 32 inputs an exact integer sum, then acc = fma(sum, scales, acc).
 #pragma once
 
+#include <type_traits>
+
 #include "llmc/formats.h"
 #include "llmc/quantize.h"
 #include "llmc/tile.h"
@@ -22,8 +24,7 @@ class Ahead {
   /// Call once a group.
   void step() {
     if constexpr (Format::quantized) {
-#pragma GCC unroll 8
-      for (int i = 0; i < Format::data_bytes; i += 64) __builtin_prefetch(at_.data + i);
+      LLMC_UNROLL for (int i = 0; i < Format::data_bytes; i += 64) __builtin_prefetch(at_.data + i);
       __builtin_prefetch(at_.scales);
       if constexpr (Format::extra_bytes != 0) __builtin_prefetch(at_.extra);
       at_ = --left_ == 0 ? next_ : tile_after<Format>(at_, 1);
@@ -58,14 +59,67 @@ inline void sum_group(const Tile& w, const QuantizedGroup* x, int64_t stride, ti
   constexpr bool kNibbles = Format::has_min || (Format::zeros && R <= 2);
   tile::Bytes above = tile::no_bytes();
   if constexpr (Format::zeros && !kNibbles) above = tile::above_zeros(w.extra);
-  for (int r = 0; r < R; ++r) sums[r] = tile::broadcast_int(kNibbles ? 0 : x[r * stride].offset);
+  LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::broadcast_int(kNibbles ? 0 : x[r * stride].offset);
   const auto step = [&]<int I>() __attribute__((always_inline)) {
     using As = std::conditional_t<kNibbles, Int4M, Format>;
     const tile::Bytes bytes = unpack<As, I>(w.data, above);
-    for (int r = 0; r < R; ++r) sums[r] = dot<kNibbles>(sums[r], bytes, x[r * stride].x + 4 * I);
+    LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = dot<kNibbles>(sums[r], bytes, x[r * stride].x + 4 * I);
   };
   step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>(), step.template operator()<5>();
   step.template operator()<2>(), step.template operator()<6>(), step.template operator()<3>(), step.template operator()<7>();
-  if constexpr (Format::zeros && kNibbles)
-    for (int r = 0; r < R; ++r) sums[r] = tile::eighths(sums[r], w.extra, x[r * stride].minus_sum);
+  if constexpr (Format::zeros && kNibbles) {
+    LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::eighths(sums[r], w.extra, x[r * stride].minus_sum);
+  }
 }
+
+/// acc[r] += a group of R rows in integers.
+template <class Format, int R>
+inline void add_group(const Tile& w, const QuantizedGroup* x, int64_t stride, F32x16* acc) {
+  tile::Ints sums[R];
+  sum_group<Format, R>(w, x, stride, sums);
+  const F32x16 scale = tile::load_half(w.scales);
+  LLMC_UNROLL for (int r = 0; r < R; ++r)
+    acc[r] = fma(tile::to_floats(sums[r]), scale * F32x16::broadcast(x[r * stride].scale), acc[r]);
+  if constexpr (Format::has_min) {
+    const F32x16 least = tile::load_half(w.extra);
+    LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = fma(least, F32x16::broadcast(x[r * stride].scaled_sum), acc[r]);
+  }
+}
+
+/// The same in bfloat16: pairs of inputs in ascending order.
+template <class Format, int R>
+inline void add_group(const Tile& w, const Bfloat16Group* x, int64_t stride, F32x16* acc) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kGroupInputs; k += 2)
+    LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = tile::dot_bf16(acc[r], w.data + 32 * k, x[r * stride].x + k);
+}
+
+/// The same in floats: inputs in ascending order.
+template <class Format, int R>
+inline void add_group(const Tile& w, const FloatGroup* x, int64_t stride, F32x16* acc) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kGroupInputs; ++k) {
+    F32x16 weights;
+    if constexpr (std::is_same_v<Format, F16>) weights = tile::load_half(w.data + 32 * k);
+    else weights = F32x16::loadu(reinterpret_cast<const float*>(w.data) + 16 * k);
+    LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = fma(F32x16::broadcast(x[r * stride].x[k]), weights, acc[r]);
+  }
+}
+
+/// y[r, 16] (+)= w * x[r] over `groups` groups, for R rows. x and y are those of the first row; further rows lie x_stride
+/// groups and y_stride floats apart. y continues from what it holds if `resume`. `next`: the tile that is needed after w.
+template <class Format, int R>
+[[gnu::noinline]] void multiply(Tile w, const Tile& next, const Group<Format>* x, int64_t x_stride, int groups, float* y,
+                                int64_t y_stride, bool resume) {
+  F32x16 acc[R];
+  LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = resume ? F32x16::load(y + r * y_stride) : F32x16::zero();
+  Ahead<Format> ahead(w, next, groups);
+  for (int g = 0; g < groups; ++g) {
+    ahead.step();
+    add_group<Format, R>(w, x++, x_stride, acc);
+    w = tile_after<Format>(w, 1);
+  }
+  LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r].store(y + r * y_stride);
+}
+
+}  // namespace llmc

@@ -1,5 +1,5 @@
-// Linear layers of many rows with integer weights: four tiles of a weight are unpacked for a block of inputs into a panel
-// that stays in the first-level cache, and is then multiplied by all rows.
+// Many rows by integer weights: a few tiles are unpacked for a block of inputs into a panel that stays in the first-level
+// cache, and the panel is multiplied by all rows.
 #pragma once
 
 #include "llmc/linear_kernels.h"
@@ -12,10 +12,14 @@ inline constexpr int kPanelGroups = 8;
 
 /// A group of a tile in a panel: unsigned bytes as `unpack` makes them, and scales and mins as floats.
 template <bool HasMin>
-struct PanelGroup {
+struct alignas(64) PanelGroup {
   uint8_t weights[512];
   float scales[16];
-  float mins[HasMin ? 16 : 0];
+};
+template <>
+struct alignas(64) PanelGroup<true> {
+  uint8_t weights[512];
+  float scales[16], mins[16];
 };
 
 /// Unpacks `groups` groups of J tiles to panel[group][tile].
@@ -23,66 +27,74 @@ template <class Format, int J>
 [[gnu::noinline]] void fill_panel(const Tile* tiles, int groups, PanelGroup<Format::has_min>* panel) {
   for (int j = 0; j < J; ++j) {
     Tile w = tiles[j];
-    PanelGroup<Format::has_min>* to = panel + j;
-    for (int g = 0; g < groups; ++g, to += J) {
+    for (int g = 0; g < groups; ++g) {
+      auto& to = panel[g * J + j];
       tile::Bytes above = tile::no_bytes();
-      if constexpr (Format::extra_bytes == 16) above = tile::above_zeros(w.extra);
-      const auto step = [&]<int I>() { tile::store_bytes(to->weights + 64 * I, unpack<Format, I>(w.data, above)); };
-      step.template operator()<0>(), step.template operator()<1>(), step.template operator()<2>();
-      step.template operator()<3>(), step.template operator()<4>(), step.template operator()<5>();
-      step.template operator()<6>(), step.template operator()<7>();
-      tile::store(to->scales, tile::load_half(w.scales));
-      if constexpr (Format::has_min) tile::store(to->mins, tile::load_half(w.extra));
-      w.data += Format::data_bytes;
-      w.scales += Format::scale_bytes;
-      w.extra += Format::extra_bytes;
+      if constexpr (Format::zeros) above = tile::above_zeros(w.extra);
+      const auto step = [&]<int I>() { tile::store_bytes(to.weights + 64 * I, unpack<Format, I>(w.data, above)); };
+      step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>();
+      step.template operator()<5>(), step.template operator()<2>(), step.template operator()<6>();
+      step.template operator()<3>(), step.template operator()<7>();
+      tile::load_half(w.scales).store(to.scales);
+      if constexpr (Format::has_min) tile::load_half(w.extra).store(to.mins);
+      w = tile_after<Format>(w, 1);
     }
   }
 }
 
-/// y[r, 16*j..] (+)= panel tile j * x[r], in the order of operations of `multiply`.
+/// y[r, 16*j..] (+)= panel tile j * x[r] for R rows and J tiles, in the order of operations of `multiply`.
 template <bool HasMin, int J, int R>
 [[gnu::noinline]] void multiply_panel(const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int64_t x_stride, int groups,
                                       float* y, int64_t y_stride, bool resume) {
-  tile::Floats acc[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) acc[r][j] = resume ? tile::load(y + r * y_stride + 16 * j) : tile::zero();
+  F32x16 acc[R][J];
+  LLMC_UNROLL for (int r = 0; r < R; ++r)
+    LLMC_UNROLL for (int j = 0; j < J; ++j)
+      acc[r][j] = resume ? F32x16::load(y + r * y_stride + 16 * j) : F32x16::zero();
   for (int g = 0; g < groups; ++g, ++x, panel += J) {
-    tile::Ints sum[R][J];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) sum[r][j] = tile::broadcast_int(x[r * x_stride].offset);
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; ++i) {
+    tile::Ints sums[R][J];
+    LLMC_UNROLL for (int r = 0; r < R; ++r)
+      LLMC_UNROLL for (int j = 0; j < J; ++j) sums[r][j] = tile::broadcast_int(x[r * x_stride].offset);
+    LLMC_UNROLL for (int i = 0; i < 8; ++i) {
       tile::Bytes bytes[J];
-#pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) bytes[j] = tile::load_bytes(panel[j].weights + 64 * i);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-        for (int j = 0; j < J; ++j) sum[r][j] = HasMin ? tile::dot_nibbles(sum[r][j], bytes[j], x[r * x_stride].x + 4 * i)
-                             : tile::dot(sum[r][j], bytes[j], x[r * x_stride].x + 4 * i);
+      LLMC_UNROLL for (int j = 0; j < J; ++j) bytes[j] = tile::load_bytes(panel[j].weights + 64 * i);
+      LLMC_UNROLL for (int r = 0; r < R; ++r)
+        LLMC_UNROLL for (int j = 0; j < J; ++j) sums[r][j] = dot<HasMin>(sums[r][j], bytes[j], x[r * x_stride].x + 4 * i);
     }
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) {
-      const tile::Floats scale = tile::load(panel[j].scales);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-        acc[r][j] = tile::fma(tile::to_floats(sum[r][j]), tile::mul(scale, tile::broadcast(x[r * x_stride].scale)), acc[r][j]);
+    LLMC_UNROLL for (int j = 0; j < J; ++j) {
+      const F32x16 scale = F32x16::load(panel[j].scales);
+      LLMC_UNROLL for (int r = 0; r < R; ++r)
+        acc[r][j] = fma(tile::to_floats(sums[r][j]), scale * F32x16::broadcast(x[r * x_stride].scale), acc[r][j]);
       if constexpr (HasMin) {
-        const tile::Floats least = tile::load(panel[j].mins);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) acc[r][j] = tile::fma(least, tile::broadcast(x[r * x_stride].scaled_sum), acc[r][j]);
+        const F32x16 least = F32x16::load(panel[j].mins);
+        LLMC_UNROLL for (int r = 0; r < R; ++r)
+          acc[r][j] = fma(least, F32x16::broadcast(x[r * x_stride].scaled_sum), acc[r][j]);
       }
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) tile::store(y + r * y_stride + 16 * j, acc[r][j]);
+  LLMC_UNROLL for (int r = 0; r < R; ++r)
+    LLMC_UNROLL for (int j = 0; j < J; ++j) acc[r][j].store(y + r * y_stride + 16 * j);
 }
+
+/// Asks for the weights of the next panel in parts, while this one is multiplied.
+template <class Format>
+class PanelAhead {
+ public:
+  PanelAhead(const Tile* tiles, int groups, int parts)
+      : tiles_(tiles), groups_(groups), lines_(kPanelTiles * groups * Format::data_bytes / 64), each_((lines_ + parts - 1) / parts) {}
+
+  void step() {
+    for (const int end = std::min(lines_, line_ + each_); line_ < end; ++line_) {
+      const Tile& tile = tiles_[line_ % kPanelTiles];
+      const int byte = line_ / kPanelTiles * 64;
+      __builtin_prefetch(tile.data + byte, 0, 2);
+      if (byte < groups_ * Format::scale_bytes) __builtin_prefetch(tile.scales + byte, 0, 2);
+      if (byte < groups_ * Format::extra_bytes) __builtin_prefetch(tile.extra + byte, 0, 2);
+    }
+  }
+
+ private:
+  const Tile* tiles_;
+  int groups_, lines_, each_, line_ = 0;
+};
 
 }  // namespace llmc

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "llmc/linear_kernels.h"
 #include "llmc/linear_panel.h"
 
 namespace llmc {
@@ -20,38 +19,42 @@ struct Activations {
   int stride(int first) const { return std::min(block, count - first); }
 };
 
-/// Tiles and rows that the kernels of a format take at a time.
+/// Groups in a block of many rows: what all rows and a few tiles need of one stays in the second-level cache.
 template <class Format>
-struct Shape {
-  static constexpr int one_row_tiles = Format::quantized ? tile::Registers::one_row_tiles : tile::Registers::float_tiles;
-  static constexpr int tiles = Format::quantized ? tile::Registers::int_tiles : tile::Registers::float_tiles;
-  static constexpr int rows = Format::quantized ? tile::Registers::int_rows : tile::Registers::float_rows;
-  static constexpr int block = Format::quantized ? 8 : 16;  // groups of a block of many rows: its weights fit a cache
+inline constexpr int kBlockGroups = Format::quantized ? kPanelGroups : 512 / sizeof(Group<Format>) * 2;
+
+/// Which tiles of a weight are multiplied: `count` of them, then `kPanelTiles` that will be needed next, to fetch ahead.
+struct TileList {
+  const Weights& weights;
+  const int* indices;
+  int count;
 };
 
-/// Calls `multiply` for at most J tiles and R rows.
-template <class Format, int J, int R>
-inline void multiply_up_to(int count, int rows, const Tile* tiles, const Group<Format>* x, int64_t stride, int groups, float* y,
-                           int64_t width, bool resume) {
-  if constexpr (J > 1)
-    if (count < J) return multiply_up_to<Format, J - 1, R>(count, rows, tiles, x, stride, groups, y, width, resume);
+/// Calls `multiply` for at most R rows.
+template <class Format, int R>
+inline void multiply_up_to(int rows, const Tile& w, const Tile& next, const Group<Format>* x, int groups, float* y, int64_t width,
+                           bool resume) {
   if constexpr (R > 1)
-    if (rows < R) return multiply_up_to<Format, J, R - 1>(count, rows, tiles, x, stride, groups, y, width, resume);
-  multiply<Format, J, R>(tiles, x, stride, groups, y, width, resume);
+    if (rows < R) return multiply_up_to<Format, R - 1>(rows, w, next, x, groups, y, width, resume);
+  multiply<Format, R>(w, next, x, groups, groups, y, width, resume);
 }
 
-/// y[rows, width] of `count` tiles, numbered `indices`, and rows first..: J tiles and R rows at a time.
-template <class Format, int J, int R>
-void linear_direct(const Weights& weights, const int* indices, int count, const Activations<Format>& x, int64_t first, int rows,
-                   float* y, int64_t width) {
+/// y[rows, width] of the tiles and the rows first.. of x, tile after tile from where the weights lie.
+template <class Format>
+[[gnu::noinline]] void linear_direct(const TileList& list, const Activations<Format>& x, int64_t first, int rows, float* y,
+                                     int64_t width) {
+  constexpr int kMost = Format::quantized ? tile::Registers::int_rows : tile::Registers::float_rows;
+  const int passes = (rows + kMost - 1) / kMost;
   for (int block = 0; block < x.count; block += x.block) {
     const int groups = x.stride(block);
-    for (int j = 0; j < count; j += J) {
-      Tile tiles[J] = {};
-      for (int i = 0; i < std::min(J, count - j); ++i) tiles[i] = tile_at<Format>(weights, indices[j + i], x.count, block);
-      for (int r = 0; r < rows; r += R)
-        multiply_up_to<Format, J, R>(count - j, rows - r, tiles, x.at(first + r, block), groups, groups,
-                                     y + r * width + j * kTileRows, width, block > 0);
+    for (int j = 0; j < list.count; ++j) {
+      const Tile w = tile_at<Format>(list.weights, list.indices[j], x.count, block);
+      const Tile next = tile_at<Format>(list.weights, list.indices[j + 1], x.count, block);
+      for (int pass = 0, r = 0; pass < passes; ++pass) {
+        const int n = (rows - r) / (passes - pass);
+        multiply_up_to<Format, kMost>(n, w, next, x.at(first + r, block), groups, y + r * width + j * kTileRows, width, block > 0);
+        r += n;
+      }
     }
   }
 }
@@ -67,28 +70,33 @@ inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, cons
 
 /// Fills a panel with at most J tiles and multiplies it by all rows.
 template <class Format, int J>
-void linear_by_panel(int count, const Tile* tiles, PanelGroup<Format::has_min>* panel, const QuantizedGroup* x, int rows,
-                     int groups, float* y, int64_t width, bool resume) {
+void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, PanelGroup<Format::has_min>* panel,
+                     const QuantizedGroup* x, int rows, int groups, float* y, int64_t width, bool resume) {
   if constexpr (J > 1)
-    if (count < J) return linear_by_panel<Format, J - 1>(count, tiles, panel, x, rows, groups, y, width, resume);
+    if (count < J) return linear_by_panel<Format, J - 1>(count, tiles, ahead, panel, x, rows, groups, y, width, resume);
   fill_panel<Format, J>(tiles, groups, panel);
-  for (int r = 0; r < rows; r += kPanelRows)
+  for (int r = 0; r < rows; r += kPanelRows) {
+    ahead.step();
     multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width, resume);
+  }
 }
 
-/// The same for many rows of integer weights.
+/// The same as `linear_direct` for many rows of integer weights. `panel` has room for kPanelTiles * kPanelGroups.
 template <class Format>
-[[gnu::noinline]] void linear_by_panels(const Weights& weights, const int* indices, int count, const Activations<Format>& x,
-                                        int64_t first, int rows, float* y, int64_t width, void* space) {
-  auto* panel = static_cast<PanelGroup<Format::has_min>*>(space);
+[[gnu::noinline]] void linear_by_panels(const TileList& list, const Activations<Format>& x, int64_t first, int rows, float* y,
+                                        int64_t width, PanelGroup<Format::has_min>* panel) {
+  Tile tiles[2][kPanelTiles];
+  const auto find = [&](Tile* to, int j, int block) {
+    for (int i = 0; i < kPanelTiles; ++i) to[i] = tile_at<Format>(list.weights, list.indices[j + i], x.count, block);
+  };
   for (int block = 0; block < x.count; block += x.block) {
     const int groups = x.stride(block);
-    for (int j = 0; j < count; j += kPanelTiles) {
-      const int left = std::min(kPanelTiles, count - j);
-      Tile tiles[kPanelTiles] = {};
-      for (int i = 0; i < left; ++i) tiles[i] = tile_at<Format>(weights, indices[j + i], x.count, block);
-      linear_by_panel<Format, kPanelTiles>(left, tiles, panel, x.at(first, block), rows, groups, y + j * kTileRows, width,
-                                           block > 0);
+    for (int j = 0; j < list.count; j += kPanelTiles) {
+      find(tiles[0], j, block);
+      const bool last = j + kPanelTiles >= list.count, all = last && block + x.block >= x.count;
+      find(tiles[1], all ? list.count : last ? 0 : j + kPanelTiles, all ? 0 : last ? block + x.block : block);
+      linear_by_panel<Format, kPanelTiles>(list.count - j, tiles[0], PanelAhead<Format>(tiles[1], groups, (rows + 2) / kPanelRows),
+                                           panel, x.at(first, block), rows, groups, y + j * kTileRows, width, block > 0);
     }
   }
 }

@@ -6,6 +6,9 @@
 
 #include "llmc/simd.h"
 
+/// Before a loop over registers: unrolls it, so that they are registers.
+#define LLMC_UNROLL _Pragma("GCC unroll 16")
+
 namespace llmc::tile {
 
 using Floats = F32x16;

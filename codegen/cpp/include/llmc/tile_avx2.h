@@ -10,12 +10,10 @@ struct Ints {
 };
 using Bytes = Ints;
 
-/// Tiles by rows of accumulators that stay in the 16 registers.
+/// Rows, and tiles by rows, whose accumulators stay in the 16 registers.
 struct Registers {
-  static constexpr int one_row_tiles = 1;
-  static constexpr int int_tiles = 1, int_rows = 3;
+  static constexpr int int_rows = 3, float_rows = 6;
   static constexpr int panel_tiles = 1, panel_rows = 3;
-  static constexpr int float_tiles = 2, float_rows = 3;
 };
 
 /// f(half of a, half of b) for both halves.

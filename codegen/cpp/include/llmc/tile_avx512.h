@@ -8,12 +8,10 @@ namespace llmc::tile {
 using Ints = __m512i;
 using Bytes = __m512i;
 
-/// Tiles by rows of accumulators that stay in the 32 registers.
+/// Rows, and tiles by rows, whose accumulators stay in the 32 registers.
 struct Registers {
-  static constexpr int one_row_tiles = 2;
-  static constexpr int int_tiles = 2, int_rows = 4;
+  static constexpr int int_rows = 8, float_rows = 8;
   static constexpr int panel_tiles = 4, panel_rows = 3;
-  static constexpr int float_tiles = 4, float_rows = 6;
 };
 
 inline Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }

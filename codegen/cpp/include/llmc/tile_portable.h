@@ -11,10 +11,8 @@ struct Bytes {
 };
 
 struct Registers {
-  static constexpr int one_row_tiles = 1;
-  static constexpr int int_tiles = 1, int_rows = 2;
+  static constexpr int int_rows = 2, float_rows = 2;
   static constexpr int panel_tiles = 1, panel_rows = 2;
-  static constexpr int float_tiles = 1, float_rows = 2;
 };
 
 template <class F>
