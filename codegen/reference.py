@@ -9,7 +9,9 @@ from torch import fx
 
 from llmc.errors import ArtifactRejected
 from llmc.ir.model import STEP_INPUTS, Model
+from llmc.ir.serialize import load_graph
 from llmc.ir.weights import evaluate_each
+from llmc.runtime.artifact import Artifact
 from llmc.runtime.program import Batch, CacheSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -80,10 +82,19 @@ def from_model(model: Model) -> ReferenceProgram:
     return ReferenceProgram(model.graph_module, weights, cache_specs(model))
 
 
+def open_reference(artifact: Artifact) -> ReferenceProgram:
+    """The reference program of an artifact, its weights mapped. Raises ArtifactRejected."""
+    program = artifact.manifest.programs["reference"]
+    module = load_graph(artifact.read(program["graph"]))
+    dtypes = {name: info.dtype for name, info in artifact.weights_header.tensors.items()}
+    weights = {name: torch_view(array, dtypes[name]) for name, array in artifact.weights().items()}
+    return ReferenceProgram(module, weights, artifact.manifest.kv)
+
+
 def torch_view(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor:
     """A tensor over the memory of a mapped array; numpy has no bfloat16, so it comes as uint16."""
     plain = torch.from_numpy(array.view(np.int16) if dtype == "bfloat16" else array)
     return plain.view(torch.bfloat16) if dtype == "bfloat16" else plain
 
 
-__all__ = ["ReferenceProgram", "cache_specs", "from_model", "torch_view"]
+__all__ = ["ReferenceProgram", "cache_specs", "from_model", "open_reference", "torch_view"]

@@ -107,17 +107,21 @@ class Expected:
         )
 
 
-def compare_artifact(directory: str | Path, model: str | Path) -> Comparison:
+def compare_artifact(
+    directory: str | Path, model: str | Path, *, program: str | None = None, trust: bool = False
+) -> Comparison:
     """Compare the artifact in `directory` with the source `model`: a Hugging Face directory or a .gguf file.
 
-    Raises ArtifactRejected, and what reading the source raises.
+    `program` and `trust` are those of `llmc.load`. Raises ArtifactRejected, and what reading the source raises.
     """
-    from llmc.driver import load
+    from llmc.loading import load
 
     manifest = Artifact.open(directory, verify="fast").manifest
     dtype = DTYPES[manifest.kv[0].dtype] if manifest.kv else torch.float32
     source = partial(source_module, model)
-    return Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context).compare(load(directory))
+    return Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context).compare(
+        load(directory, program=program, trust=trust)
+    )
 
 
 def graph_logits(model: Model) -> Callable[[Tensor], Tensor]:

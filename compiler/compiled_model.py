@@ -1,22 +1,27 @@
 """What `llmc.compile` and `llmc.load` return: a model that generates, gives logits, and can be saved."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from llmc.errors import BadOption, BadRequest
-from llmc.packaging import Build, save
 from llmc.runtime.request import Generation
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
+
+if TYPE_CHECKING:  # a model that was loaded runs without torch
+    import torch
+
+    from llmc.driver import Progress
+    from llmc.packaging import Build
 
 
 class CompiledModel:
     """A compiled model. Its weights are read when it first runs or is saved, not before."""
 
-    def __init__(self, session: Callable[[], Session], report: dict[str, object], build: Build | None) -> None:
+    def __init__(self, session: Callable[[], Session], report: dict[str, object], build: "Build | None") -> None:
         """Callers use `llmc.compile` and `llmc.load`."""
         self._open = session
         self._build = build
@@ -51,14 +56,32 @@ class CompiledModel:
             if increment.text:
                 yield increment.text
 
-    def __call__(self, input_ids: torch.Tensor | Sequence[Sequence[int]]) -> torch.Tensor:
+    def __call__(self, input_ids: "torch.Tensor | Sequence[Sequence[int]]") -> "torch.Tensor":
         """Logits [B, S, V] (float32) of token ids [B, S]."""
+        import torch
+
         rows = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else [list(row) for row in input_ids]
         if not rows or not isinstance(rows[0], list):
             raise BadRequest("input_ids: expected token ids of shape [B, S]")
         if len({len(row) for row in rows}) != 1:
             raise BadRequest("input_ids: rows of different lengths make no tensor; call once for each, or use generate")
         return torch.stack([torch.from_numpy(self.session.logits(row)) for row in rows])
+
+    def compile_program(self, progress: "Progress | None" = None) -> None:
+        """Compile the native program for all levels of instructions, which `save` does otherwise; nothing without one.
+
+        `progress` is told of the phase "compile". Raises BuildFailed.
+        """
+        native = None if self._build is None else self._build.native
+        if native is None:
+            return
+        began = time.perf_counter()
+        if progress is not None:
+            progress("compile", None, {})
+        made = native.compile()
+        if progress is not None:
+            facts = {"levels": " ".join(made), "cached": sum(library.cached for library in made.values())}
+            progress("compile", time.perf_counter() - began, facts)
 
     def save(self, directory: str | Path, *, force: bool = False) -> Path:
         """Write the artifact; nothing is left behind if that fails. `force` replaces an artifact that is there.
@@ -68,6 +91,8 @@ class CompiledModel:
         """
         if self._build is None:
             raise BadOption("save: this model was loaded from an artifact; copy its directory")
+        from llmc.packaging import save
+
         return save(self._build, Path(directory), force=force)
 
     def _prompts(

@@ -15,12 +15,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from llmc import __version__
-from llmc.options import cache_directory
+from llmc.codegen.cpp.toolchain import find_compiler
+from llmc.errors import LlmcError
+from llmc.options import cache_directory, chosen_compiler
+from llmc.runtime.cpu_features import features, levels, usable_cpus
 
 OPTIONAL_PACKAGES = ("triton",)
 """Packages that llmc reports but does not require."""
-COMPILERS = ("g++", "clang++", "c++")
-"""C++ compilers, in the order in which they are looked for."""
 ISA_FLAGS = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve",
@@ -51,6 +52,8 @@ class Processor:
     """Logical cores that this process may use."""
     isa: tuple[str, ...]
     """Which of `ISA_FLAGS` it has; empty where the system does not say."""
+    levels: tuple[str, ...]
+    """The levels of instructions for which libraries of native programs run here, best first."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ class Compiler:
     """A C++ compiler."""
 
     path: str
+    """How it is called; empty if none that will do was found."""
     version: str
-    """The first line of its `--version`."""
+    """The first line of its `--version`; what was found instead and what to install, if none will do."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Examination:
     packages: tuple[Package, ...]
     processor: Processor
     memory_bytes: int
-    compiler: Compiler | None
+    compiler: Compiler
     gpus: tuple[Gpu, ...]
     cache: str
 
@@ -140,21 +144,17 @@ def _processor() -> Processor:
         for line in information.read_text().splitlines():
             key, _, value = line.partition(":")
             facts.setdefault(key.strip(), value.strip())
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = facts.get("model name") or platform.processor() or "unknown"
-    return Processor(name, platform.machine(), cores, tuple(flag for flag in ISA_FLAGS if flag in flags))
+    isa = tuple(flag for flag in ISA_FLAGS if flag in features())
+    return Processor(name, platform.machine(), len(usable_cpus()), isa, levels())
 
 
-def _compiler() -> Compiler | None:
-    for name in COMPILERS:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        lines = _output(path, "--version").splitlines()
-        if lines:
-            return Compiler(path, lines[0])
-    return None
+def _compiler() -> Compiler:
+    try:
+        found = find_compiler(chosen_compiler())
+    except LlmcError as error:
+        return Compiler("", str(error))
+    return Compiler(" ".join(found.command), found.version)
 
 
 def _gpus() -> tuple[Gpu, ...]:

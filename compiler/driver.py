@@ -12,17 +12,18 @@ from torch import fx, nn
 
 from llmc.codegen import reference
 from llmc.compiled_model import CompiledModel
-from llmc.errors import ArtifactRejected, BadOption
+from llmc.errors import BadOption
 from llmc.frontend.read import Read, read
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Report, run_passes
-from llmc.ir.serialize import load_graph
+from llmc.loading import load
+from llmc.native import NativeProgram, emit_native, native_compiler
 from llmc.options import Options
 from llmc.packaging import Build
 from llmc.pipeline import pipeline
 from llmc.quantize import cache_dtype, weight_packing
-from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.program import Program
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
 
@@ -45,6 +46,8 @@ def compile(
     stop_after: int | None = None,
     quantize: str | None = None,
     kv_dtype: str | None = None,
+    program: str | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a model for inference.
@@ -60,12 +63,15 @@ def compile(
         stop_after: make only the first so many rewrites.
         quantize: how weights are stored: "float", "int8", "int4", or "keep" for the blocks of a GGUF file.
         kv_dtype: dtype of keys and values in the cache; one that fits the weights when None.
+        program: "cpu" for native code, "reference" for the graph in eager torch; native code where a C++ compiler is
+            found, when None.
+        strict: refuse a model that has no native form; otherwise it gets the reference program, and the report says so.
         progress: told of the beginning and end of each phase.
 
     Raises:
         UnsupportedModel: the model cannot be compiled; the message names the op, the module and the source line.
         BadInput: its files are damaged. BadOption: an argument is wrong. BuildFailed: a rewrite is not equal to what
-            it replaces.
+            it replaces. MissingTool: native code is asked for and there is no compiler.
     """
     options = Options.read(
         dtype=dtype,
@@ -75,7 +81,10 @@ def compile(
         stop_after=stop_after,
         quantize=quantize,
         kv_dtype=kv_dtype,
+        program=program,
+        strict=strict,
     )
+    compiler, reason = native_compiler(options)
     began = time.perf_counter()
     if progress is not None:
         progress("read", None, {})
@@ -85,58 +94,37 @@ def compile(
         progress("read", time.perf_counter() - began, {"nodes": nodes, "weights": len(source.model.weights)})
     report = run_passes(
         source.model,
-        _phases(source, options),
+        _phases(source, options, native=compiler is not None),
         dump=options.dump,
         stop_after=options.stop_after,
         prove=options.prove,
         progress=progress,
     )
-    build = _build(source, report, options)
-    return CompiledModel(lambda: _session(reference.from_model(build.model), build), build.report, build)
+    native = None
+    if compiler is not None:
+        caches = reference.cache_specs(source.model)
+        native, reason = emit_native(source.model, caches, compiler, strict=options.strict)
+    build = _build(source, report, options, native, reason)
+    return CompiledModel(lambda: _session(build), build.report, build)
 
 
-def _phases(source: Read, options: Options) -> Mapping[str, Sequence[Pass]]:
-    if options.quantize is None:
+def _phases(source: Read, options: Options, *, native: bool) -> Mapping[str, Sequence[Pass]]:
+    if options.quantize is None and not native:
         return pipeline(cache=options.kv_dtype)
     packing = weight_packing(options.quantize, source.origin.kind)
     return pipeline(packing, cache_dtype(source.model, packing, options.kv_dtype))
 
 
-def load(directory: str | Path, *, verify: Verify = "full") -> CompiledModel:
-    """Open an artifact. `verify="fast"` checks all but the hash of the weights.
-
-    Raises:
-        ArtifactRejected: any file is damaged, altered, renamed, added or missing, or its graph is not valid.
-    """
-    artifact = Artifact.open(Path(directory), verify=verify)
-    manifest = artifact.manifest
-    program = manifest.programs.get("reference")
-    if program is None or "graph" not in program:
-        raise ArtifactRejected(
-            f"{directory}: holds programs {sorted(manifest.programs)}; expected the reference program"
-        )
-    module = load_graph(artifact.read(program["graph"]))
-    dtypes = {name: info.dtype for name, info in artifact.weights_header.tensors.items()}
-    weights = {name: reference.torch_view(array, dtypes[name]) for name, array in artifact.weights().items()}
-    running = reference.ReferenceProgram(module, weights, manifest.kv)
-    session = Session(running, manifest.model, manifest.ranges, Tokenizer.from_artifact(artifact))
-    report: dict[str, object] = {
-        "passes": manifest.content["passes"],
-        "rewrites": manifest.content["rewrites"],
-        **manifest.report,
-    }
-    return CompiledModel(lambda: session, report, None)
-
-
-def _session(program: reference.ReferenceProgram, build: Build) -> Session:
+def _session(build: Build) -> Session:
     tokenizer = None
     if build.tokenizer is not None:
         files = build.tokenizer
         tokenizer = Tokenizer(files.tokenizer_json.decode(), files.config, files.chat_template)
+    program: Program = reference.from_model(build.model) if build.native is None else build.native.open(build.model)
     return Session(program, build.facts, build.ranges, tokenizer)
 
 
-def _build(source: Read, report: Report, options: Options) -> Build:
+def _build(source: Read, report: Report, options: Options, native: NativeProgram | None, reason: str) -> Build:
     model, info = source.model, source.model.info
     output: Any = model.graph.output_node().args[0]
     vocabulary = int(output[0].meta["val"].shape[-1])
@@ -159,9 +147,17 @@ def _build(source: Read, report: Report, options: Options) -> Build:
         ranges=ranges,
         tokenizer=source.tokenizer,
         options=_spelled(options),
-        report=_report(model, report),
+        report={**_report(model, report), "program": _program(native, reason)},
         caches=reference.cache_specs(model),
+        native=native,
     )
+
+
+def _program(native: NativeProgram | None, reason: str) -> dict[str, object]:
+    """What runs the model, and why it is not native code if it is not."""
+    if native is None:
+        return {"kind": "reference", "reason": reason}
+    return {"kind": "cpu", "compiler": native.compiler.version, **native.source.description}
 
 
 def _spelled(options: Options) -> dict[str, object]:
@@ -172,6 +168,7 @@ def _spelled(options: Options) -> dict[str, object]:
         "stop_after": options.stop_after,
         "quantize": options.quantize,
         "kv_dtype": options.kv_dtype,
+        "program": options.program,
     }
 
 
@@ -194,3 +191,6 @@ def _masks(model: Model) -> dict[str, int]:
         mask, bias = str(node.args[12]), str(node.args[13])
         masks[mask if bias == "0" else f"{mask}; bias {bias}"] += 1
     return dict(masks)
+
+
+__all__ = ["Progress", "compile", "load"]

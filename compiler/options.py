@@ -1,7 +1,8 @@
 """What a build can be told, validated in one place; the only file that reads the environment.
 
 An argument wins over its environment variable. `LLMC_DUMP` is the directory for the numbered dumps of the graph,
-`LLMC_STOP_AFTER` the number of rewrites to perform, `LLMC_CACHE` the directory for what builds can share.
+`LLMC_STOP_AFTER` the number of rewrites to perform, `LLMC_PROGRAM` the kind of program, `LLMC_CXX` the C++ compiler,
+`LLMC_CACHE` the directory for what builds can share.
 """
 
 import os
@@ -16,6 +17,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 STORAGES = ("float", "int8", "int4", "keep")
 """What `quantize` may be."""
+
+PROGRAMS = ("cpu", "reference")
+"""What `program` may be: native code, or the graph in eager torch."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,16 @@ class Options:
     kv_dtype: str | None = None
     """The dtype of keys and values in the cache; None is one that fits the weights."""
 
+    program: str | None = None
+    """The kind of program; None is native code where a compiler is found."""
+    strict: bool = False
+    """Whether a model that has no native form is an error; otherwise it gets the reference program."""
+    compiler: str | None = None
+    """The C++ compiler, as a path or a name; None is the first that is found."""
+
     def __post_init__(self) -> None:
         """Check the values; raises BadOption."""
+        check_program(self.program)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
         if self.quantize is not None and self.quantize not in STORAGES:
@@ -64,6 +76,8 @@ class Options:
         stop_after: int | None = None,
         quantize: str | None = None,
         kv_dtype: str | None = None,
+        program: str | None = None,
+        strict: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> "Options":
         """The options given, completed from `environment` (the process's own, when None); raises BadOption."""
@@ -73,7 +87,29 @@ class Options:
         if stop_after is None:
             stop_after = _whole_number(environment, "LLMC_STOP_AFTER")
         folder = None if dump is None else Path(dump)
-        return cls(dtype, max_context, prove, folder, stop_after, quantize, kv_dtype)
+        return cls(
+            dtype,
+            max_context,
+            prove,
+            folder,
+            stop_after,
+            quantize,
+            kv_dtype,
+            program or environment.get("LLMC_PROGRAM") or None,
+            strict,
+            chosen_compiler(environment),
+        )
+
+
+def chosen_compiler(environment: Mapping[str, str] | None = None) -> str | None:
+    """The C++ compiler that `LLMC_CXX` names, as a path or a name on PATH; None if it names none."""
+    return (os.environ if environment is None else environment).get("LLMC_CXX") or None
+
+
+def check_program(program: str | None) -> None:
+    """Raise BadOption unless `program` is None or one of `PROGRAMS`."""
+    if program is not None and program not in PROGRAMS:
+        raise BadOption(f"program: {program!r} is no kind of program; use {' or '.join(PROGRAMS)}")
 
 
 def cache_directory(environment: Mapping[str, str] | None = None) -> Path:

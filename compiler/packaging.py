@@ -11,12 +11,14 @@ from llmc.frontend.tokenizer import TokenizerFiles
 from llmc.ir.model import Model
 from llmc.ir.serialize import save_graph
 from llmc.ir.weights import evaluate_each
+from llmc.native import NativeProgram
 from llmc.runtime.artifact_writer import ArtifactWriter
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.program import CacheSpec
 
 _BYTES = torch.uint8
 GRAPH = "program/graph.json"
+SOURCE = "program/cpu.cpp"
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,22 @@ class Build:
     options: dict[str, object]
     report: dict[str, object]
     caches: list[CacheSpec]
+    native: NativeProgram | None
+    """None where the reference program is the only one."""
 
 
 def save(build: Build, directory: Path, *, force: bool) -> Path:
-    """Write `build` to `directory`, atomically; equal builds give equal bytes."""
+    """Write `build` to `directory`, atomically; equal builds with equal compilers give equal bytes."""
     graph = save_graph(build.model.graph_module, build.model.weights)
+    programs = {"reference": {"graph": GRAPH}}
+    libraries = build.native.compile() if build.native is not None else {}
     with ArtifactWriter(directory, replace=force) as writer:
         writer.add_bytes(GRAPH, graph)
+        if build.native is not None:
+            programs["cpu"] = {"source": SOURCE, **{level: f"program/cpu-{level}.so" for level in libraries}}
+            writer.add_bytes(SOURCE, build.native.source.text.encode())
+        for level, library in libraries.items():
+            writer.add_file(programs["cpu"][level], library.path)
         if build.tokenizer is not None:
             for name, content in build.tokenizer.contents().items():
                 writer.add_bytes(f"tokenizer/{name}", content)
@@ -49,11 +60,11 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
             for name, value in evaluate_each(build.model.weights):
                 tensor = value.contiguous()
                 weights.write(name, tensor.reshape(-1).view(dtype=_BYTES).numpy())
-        writer.publish(_facts(build))
+        writer.publish(_facts(build, programs))
     return directory
 
 
-def _facts(build: Build) -> dict[str, object]:
+def _facts(build: Build, programs: dict[str, dict[str, str]]) -> dict[str, object]:
     report = build.report
     return {
         "llmc_version": llmc.__version__,
@@ -62,13 +73,13 @@ def _facts(build: Build) -> dict[str, object]:
         "options": build.options,
         "ranges": {name: [1, value] for name, value in asdict(build.ranges).items()},
         "kv": {"layers": [asdict(cache) for cache in build.caches]},
-        "programs": {"reference": {"graph": GRAPH}},
+        "programs": programs,
         "passes": [{"name": done["name"], "changes": done["changes"]} for done in _records(report["passes"])],
         "rewrites": [
             {"number": done["number"], "rule": done["rule"], "origin": done["origin"], "error": done["error"]}
             for done in _records(report["rewrites"])
         ],
-        "report": {name: report[name] for name in ("refused", "ops", "masks")},
+        "report": {name: report[name] for name in ("refused", "ops", "masks", "program")},
     }
 
 

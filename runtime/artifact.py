@@ -52,8 +52,7 @@ class Artifact:
         every other file is still hashed. Raises ArtifactRejected for whatever is wrong with it; a damaged, altered or
         hostile artifact raises nothing else.
         """
-        if verify not in ("full", "fast"):
-            raise BadOption(f"verify: {verify!r} is not a way to check; use 'full' or 'fast'")
+        _check_verify(verify)
         root = Path(path)
         found = _plain_files(root)
         if MANIFEST not in found:
@@ -81,12 +80,20 @@ class Artifact:
         """
         return map_tensors(self._content, self.weights_header)
 
+    def check_weights(self, verify: Verify) -> None:
+        """With "full", hash the weights of an artifact that was opened with "fast". Raises ArtifactRejected."""
+        _check_verify(verify)
+        if verify == "full":
+            path = self.root / WEIGHTS
+            _compare(path, _digest(path, self._descriptor), self.manifest.files[WEIGHTS])
+
     def load_weights(self, *, verify: Verify = "full") -> npt.NDArray[np.uint8]:
         """The data of the weights file read into memory, [data_bytes]; `weights_header` says what lies where.
 
         "full" hashes it on its way there, which costs less than to hash the file first: an artifact that is opened
         for this is opened with "fast". Raises ArtifactRejected.
         """
+        _check_verify(verify)
         path, record, header = self.root / WEIGHTS, self.manifest.files[WEIGHTS], self.weights_header
         digest = hashlib.sha256(header.start) if verify == "full" else None
         try:
@@ -112,6 +119,11 @@ class Artifact:
 
     def _names(self) -> str:
         return ", ".join(sorted(self.manifest.files)[:20])
+
+
+def _check_verify(verify: str) -> None:
+    if verify not in ("full", "fast"):
+        raise BadOption(f"verify: {verify!r} is not a way to check; use 'full' or 'fast'")
 
 
 def _plain_files(root: Path) -> dict[str, int]:

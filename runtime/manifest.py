@@ -16,6 +16,8 @@ READER_VERSION = 1
 """The newest format that this llmc reads: artifacts whose `min_reader` is higher are refused."""
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+LIBRARIES = frozenset({"avx512", "avx2", "portable"})
+"""Roles of a native program's libraries: the level of instructions that each needs."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 10_000
 
@@ -26,6 +28,11 @@ _REQUIRED = (
     "format", "format_version", "min_reader", "digest", "llmc_version", "source", "model", "options", "ranges", "kv",
     "programs", "passes", "rewrites", "report", "files",
 )  # fmt: skip
+_ROLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "reference": (("graph",), ()),
+    "cpu": (("source",), (*sorted(LIBRARIES), "graph")),
+}
+"""For each program that this llmc knows the roles that must be there, and those that may."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,9 @@ class Manifest:
     kv: tuple[CacheSpec, ...]
     """The cache of each attention layer, in the order of the program's caches."""
     programs: Mapping[str, Mapping[str, str]]
-    """For each program its files by role: {"reference": {"graph": "program/graph.json"}}."""
+    """For each program its files by role: {"reference": {"graph": "program/graph.json"}}; of the native one the source
+    and a library for each level of instructions: {"cpu": {"source": "program/cpu.cpp", "avx2": "program/cpu-avx2.so"}}.
+    """
     passes: tuple[PassRecord, ...]
     rewrites: tuple[RewriteRecord, ...]
     report: Mapping[str, Json]
@@ -275,6 +284,10 @@ def _read_programs(field: Field, files: Mapping[str, FileRecord]) -> dict[str, d
             programs[name][Field(role, f"{program.where} role").text(_NAME)] = item.file_name()
             if item.value not in files:
                 item.reject("a file that the manifest lists")
+        if name in _ROLES:
+            program.members(*_ROLES[name])
+        if name == "cpu" and not LIBRARIES.intersection(programs[name]):
+            program.reject(f"at least one library: {', '.join(sorted(LIBRARIES))}")
     return programs
 
 

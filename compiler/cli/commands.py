@@ -10,6 +10,7 @@ import typer
 
 from llmc.cli.parameters import (
     ArtifactDirectory,
+    BuildProgram,
     Dtype,
     Dump,
     Json,
@@ -17,8 +18,11 @@ from llmc.cli.parameters import (
     MaxContext,
     Quantize,
     Quiet,
+    RunProgram,
     Source,
+    Threads,
     Traceback,
+    Trust,
 )
 from llmc.errors import BadOption, BadRequest
 
@@ -29,6 +33,8 @@ def build(
     dtype: Dtype = None,
     quantize: Quantize = None,
     kv_dtype: KvDtype = None,
+    program: BuildProgram = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a model that has no native form.")] = False,
     max_context: MaxContext = None,
     no_prove: Annotated[
         bool, typer.Option("--no-prove", help="Do not test each rewrite on the subgraph it replaces.")
@@ -59,6 +65,8 @@ def build(
         stop_after=stop_after,
         quantize=quantize,
         kv_dtype=kv_dtype,
+        program=program,
+        strict=strict,
     )
     _check_model(model)
     _check_output(output, force)
@@ -75,8 +83,11 @@ def build(
             stop_after=options.stop_after,
             quantize=options.quantize,
             kv_dtype=options.kv_dtype,
+            program=options.program,
+            strict=options.strict,
             progress=progress,
         )
+        compiled.compile_program(progress)
         saving = time.perf_counter()
         progress("save", None, {})
         compiled.save(output, force=force)
@@ -115,7 +126,10 @@ def run(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Make sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Trust the artifact's weights without hashing them.")] = False,
+    program: RunProgram = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Take the artifact's weights as they are, unhashed.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -138,10 +152,10 @@ def run(
         stop=tuple(stop or ()),
     )
     text = sys.stdin.read() if prompt == "-" else prompt
-    from llmc import driver
+    from llmc.loading import load
 
     began = time.perf_counter()
-    model = driver.load(directory, verify="fast" if fast else "full")
+    model = load(directory, verify="fast" if fast else "full", program=program, threads=threads, trust=trust)
     loaded = time.perf_counter()
     session = model.session
     if session.tokenizer is None:
@@ -180,6 +194,8 @@ def verify(
     against: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Also compare its logits with those of this source model.")
     ] = None,
+    program: RunProgram = None,
+    trust: Trust = False,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -207,7 +223,7 @@ def verify(
         from llmc.compare import compare_artifact
 
         _hide_progress_bars()
-        comparison = compare_artifact(directory, against)
+        comparison = compare_artifact(directory, against, program=program, trust=trust)
         if not (json or quiet):
             out.print_lines(comparison_lines(comparison))
     if json:

@@ -21,6 +21,20 @@ KvDtype = Annotated[
     str | None,
     typer.Option(metavar="DTYPE", help="Keys and values in the cache: float32, float16 or bfloat16."),
 ]
+BuildProgram = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="cpu (native code) or reference (eager torch); default: cpu, with a compiler. [LLMC_PROGRAM]",
+    ),
+]
+RunProgram = Annotated[
+    str | None, typer.Option(metavar="KIND", help="cpu or reference; default: cpu where the artifact holds it.")
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of a native program; default: one for each CPU.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Run native code that was not built on this machine.")]
 MaxContext = Annotated[int | None, typer.Option(help="Longest sequence to serve, in tokens; default: the model's.")]
 Dump = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write the graph after each pass that changes it. [LLMC_DUMP]")

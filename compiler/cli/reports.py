@@ -59,9 +59,10 @@ def examination_lines(found: Examination) -> Iterator[str]:
     processor = found.processor
     yield f"cpu       {processor.name}, {processor.architecture}, {processor.cores} cores"
     yield f"isa       {' '.join(processor.isa) or 'unknown'}"
+    yield f"levels    {' '.join(processor.levels)}"
     yield f"memory    {size(found.memory_bytes)}"
     compiler = found.compiler
-    yield f"compiler  {f'{compiler.path}: {compiler.version}' if compiler else 'none found'}"
+    yield f"compiler  {f'{compiler.path}: {compiler.version}' if compiler.path else compiler.version}"
     for gpu in found.gpus:
         yield f"gpu       {gpu.name}, {size(gpu.memory_bytes)}, capability {gpu.capability}, driver {gpu.driver}"
     if not found.gpus:

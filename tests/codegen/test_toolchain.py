@@ -128,9 +128,7 @@ def test_a_level_that_the_machine_has_not_is_refused(cache: Path) -> None:
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
-        MissingTool, match=r"none of g\+\+, clang\+\+, c\+\+ is installed; install .*ziglang"
-    ):
+    with pytest.raises(MissingTool, match=r"none of g\+\+, clang\+\+, c\+\+ is installed; install .*ziglang"):
         find_compiler()
 
 

@@ -9,7 +9,7 @@ LAYERS = {
     "llmc.errors": (),
     "llmc.runtime": ("llmc.errors",),
     "llmc.options": ("llmc.errors",),
-    "llmc.doctor": ("llmc.errors", "llmc.options"),
+    "llmc.doctor": ("llmc.errors", "llmc.options", "llmc.codegen.cpp.toolchain", "llmc.runtime.cpu_features"),
     "llmc.ir": ("llmc.errors",),
     "llmc.passes": ("llmc.errors", "llmc.ir"),
     "llmc.codegen": ("llmc.errors", "llmc.ir", "llmc.passes", "llmc.runtime"),
@@ -20,7 +20,7 @@ LAYERS = {
 RUNTIME_PACKAGES = {"numpy", "tokenizers", "jinja2"}
 """The packages that running an artifact may need."""
 
-TORCHLESS = ("llmc", "llmc.cli", "llmc.options", "llmc.doctor", "llmc.errors")
+TORCHLESS = ("llmc", "llmc.cli", "llmc.options", "llmc.doctor", "llmc.errors", "llmc.codegen.cpp.toolchain")
 """Modules that must stay importable at once: no torch, transformers or numpy comes with them."""
 
 

@@ -1,0 +1,75 @@
+"""The native program of a model: emitted as C++, and compiled when it first runs or is saved."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llmc.codegen.cpp.emit import CpuSource, emit
+from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_compiler
+from llmc.codegen.lower import Unlowered
+from llmc.errors import BuildFailed
+from llmc.ir.model import Model
+from llmc.ir.weights import evaluate_each
+from llmc.options import Options, cache_directory
+from llmc.runtime.cpu_features import choose, levels
+from llmc.runtime.cpu_program import CpuProgram
+from llmc.runtime.memory import Bytes, Region, padded
+from llmc.runtime.program import CacheSpec
+
+
+@dataclass(frozen=True)
+class NativeProgram:
+    """Source and compiler of a native program."""
+
+    source: CpuSource
+    compiler: Compiler
+
+    def compile(self, wanted: Sequence[str] | None = None) -> dict[str, Library]:
+        """The libraries of the levels `wanted`, of all when None, best first. Raises BuildFailed."""
+        return compile_levels(self.source.text, wanted, cache=cache_directory(), compiler=self.compiler)
+
+    def open(self, model: Model) -> CpuProgram:
+        """The program in this process, with the weights of `model` evaluated one by one. Raises BuildFailed."""
+        best, _ = choose({level: level for level in self.compiler.levels}, levels())
+        return CpuProgram(self.compile([best])[best].path, _evaluated(model, self.source.weights))
+
+
+def native_compiler(options: Options) -> tuple[Compiler | None, str]:
+    """The compiler for a native program; None, with the reason, where the reference program is to be built instead.
+
+    Raises MissingTool if a native program is asked for and no compiler is found, BadOption for one that is none.
+    """
+    if options.program != "cpu":
+        return None, "native code was not asked for"
+    return find_compiler(options.compiler), ""
+
+
+def emit_native(
+    model: Model, caches: Sequence[CacheSpec], compiler: Compiler, *, strict: bool
+) -> tuple[NativeProgram | None, str]:
+    """The native program of a packed graph; None, with the reason, if a part of it has no native form.
+
+    Raises BuildFailed instead if `strict`.
+    """
+    try:
+        return NativeProgram(emit(model, caches), compiler), ""
+    except Unlowered as error:
+        if strict:
+            where = error.node.meta.get("origin", "unknown origin")
+            raise BuildFailed(
+                f"native program: {error} ({where}) has no native form; leave out --strict to get the reference program"
+            ) from error
+        return None, f"no native form: {error}"
+
+
+def _evaluated(model: Model, names: Sequence[str]) -> Mapping[str, Bytes]:
+    """The bytes of the weights `names`, in one piece of memory."""
+    wanted = {name: weight for name, weight in model.weights.items() if name in set(names)}
+    sizes = {name: math.prod(weight.shape) * weight.dtype.itemsize for name, weight in wanted.items()}
+    region = Region(sum(map(padded, sizes.values())))
+    places = {name: region.carve(size) for name, size in sizes.items()}
+    for name, value in evaluate_each(wanted):
+        places[name][:] = value.contiguous().reshape(-1).view(dtype=torch.uint8).numpy()
+    return places
