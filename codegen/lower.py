@@ -329,6 +329,15 @@ class _Lowering:
             )
         )  # fmt: skip
 
+    def _stored(self, arg: fx.Node, node: fx.Node) -> View:
+        """An argument whose rows lie one after another in a buffer of their own; it is copied if they do not."""
+        view = self.view(arg, node)
+        if view.is_contiguous and not view.offset and not view.indirect and view.elements == view.buffer.width:
+            return view
+        copy = self.new(arg)
+        self.pending.append((RowOp("copy", node.name, (view,), (copy,)), node))
+        return copy
+
     def _slots(self) -> View:
         node = next(node for node in self.model.inputs() if node.name == "slots")
         return self.view(node, node)
@@ -336,14 +345,14 @@ class _Lowering:
     def _experts(self, node: fx.Node) -> None:
         names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        rows = [self._stored(given[name], node) for name in ("x", "expert_ids", "expert_weights")]
         self._flush()
         output = self.new(node)
         self.values[node] = output
         plain = {name: value for name, value in given.items() if isinstance(value, (str, int, float, bool))}
         self.regions.append(
             Experts(
-                name=node.name, origin=_origin(node), domain=self._domain(node), source=self.view(given["x"], node),
-                ids=self.view(given["expert_ids"], node), gates=self.view(given["expert_weights"], node),
+                name=node.name, origin=_origin(node), domain=self._domain(node), source=rows[0], ids=rows[1], gates=rows[2],
                 up=tuple(part.name for part in given["up"]), down=tuple(part.name for part in given["down"]),
                 up_bias=self.maybe(given["up_bias"], node), down_bias=self.maybe(given["down_bias"], node),
                 output=output, attrs=plain, nodes=(node.name,),

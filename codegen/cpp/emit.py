@@ -11,7 +11,7 @@ from itertools import count
 from llmc.codegen.arrange import arrange
 from llmc.codegen.cpp.calls import Arguments, Call, make_call
 from llmc.codegen.cpp.emit_attention import emit_attention
-from llmc.codegen.cpp.emit_experts import emit_experts
+from llmc.codegen.cpp.emit_experts import emit_experts, shape_of
 from llmc.codegen.cpp.emit_linear import emit_linear, shared_terms
 from llmc.codegen.cpp.emit_rows import emit_row_op
 from llmc.codegen.cpp.function import Function
@@ -187,6 +187,9 @@ class _Emitter:
                 sizes = f"{region.heads}, {region.key_heads}, {region.key_size}, {region.value_size}"
                 fixed.append(f"attention_shared_bytes<Element, {sizes}>()")
                 scratch.append(f"attention_scratch_bytes<Element, {sizes}>()")
+            elif isinstance(region, Experts):
+                shared.append(f"moe_shared_bytes<{shape_of(region)}>()")
+                scratch.append(f"moe_scratch_bytes<{shape_of(region)}>()")
         shapes = ", ".join(f"{{{c.heads}, {c.key_size}, {c.value_size}}}" for c in self.caches) or "{0, 0, 0}"
         names = ", ".join(f'\\"{name}\\"' for name in self.lowered.weights)
         pairs = ", ".join(

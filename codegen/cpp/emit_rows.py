@@ -230,7 +230,7 @@ def _gather_rows(function: Function, op: RowOp, row: str) -> None:
     inner = len(table.axes) - 1
 
     def body(names: list[str]) -> list[str]:
-        chosen = _element(index, "a1", names[: len(names) - inner])
+        chosen = f"scalar::wrapped({_element(index, 'a1', names[: len(names) - inner])}, {table.axes[0].size})"
         rest = _index(table.axes[1:], names[len(names) - inner :])
         text = f"table[{chosen} * {table.axes[0].stride} + {rest}]"
         text = f"to_float({text})" if table.buffer.dtype in ("f16", "bf16") else text
@@ -303,7 +303,7 @@ def _select_columns(function: Function, op: RowOp, row: str) -> None:
     _declare(function, "y", output, row, written=True)
 
     def body(names: list[str]) -> list[str]:
-        picked = f"a1[{names[axis] or '0'}] * {source.axes[axis].stride}"
+        picked = f"scalar::wrapped(a1[{names[axis] or '0'}], {source.axes[axis].size}) * {source.axes[axis].stride}"
         rest = _index(source.axes[:axis] + source.axes[axis + 1 :], names[:axis] + names[axis + 1 :])
         return [f"y[{_index(output.axes, names)}] = a0[{rest} + {picked}];"]
 
@@ -352,7 +352,7 @@ def _gather_packed(function: Function, op: RowOp, row: str) -> None:
 def _write_cache(function: Function, op: RowOp, row: str) -> None:
     source = op.inputs[0]
     assert isinstance(source, View) and len(source.axes) == 3, "keys and values are [T, heads, size]"
-    function.argument("int layer", str(op.attrs["layer"]))
+    function.argument("Cache<Element> cache", f"cache({op.attrs['layer']})")
     _declare(function, "a0", source, row)
     heads, size = source.axes[1], source.axes[2]
     name = "key" if op.op == "write_k" else "value"
@@ -360,7 +360,7 @@ def _write_cache(function: Function, op: RowOp, row: str) -> None:
     function.add(
         f"  alignas(64) float part[{-(-(size.size or 1) // 16) * 16}];",
         f"  for (int h = 0; h < {heads.size}; ++h) {{ {gather} write_{name}<Element, {size.size}>"
-        f"(run.cache(layer), step.slots[{row}], h, part); }}",
+        f"(cache, step.slots[{row}], h, part); }}",
     )
 
 

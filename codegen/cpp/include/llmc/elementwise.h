@@ -24,6 +24,8 @@ inline float gelu_tanh(float x) {
 inline float quick_gelu(float x) { return x * sigmoid(1.702f * x); }
 inline float relu2(float x) { return x > 0 ? x * x : 0.0f; }
 inline float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
+/// An index that counts from the end when it is negative.
+inline int64_t wrapped(int64_t index, int64_t size) { return index < 0 ? index + size : index; }
 /// The remainder with the sign of the divisor, as torch has it.
 template <class Type>
 inline Type remainder(Type x, Type y) {
