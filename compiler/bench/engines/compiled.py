@@ -29,7 +29,7 @@ class Engine:
 
     def load(self, model: str, threads: int) -> Mapping[str, object]:
         """As `llmc.load` does it."""
-        self._session = llmc.load(model).session
+        self._session = llmc.load(model, threads=threads).session
         return {"version": f"llmc {llmc.__version__}", "program": type(self._session.program).__name__}
 
     def run(self, prompts: Sequence[Sequence[int]], new: int, fresh: bool) -> tuple[float, list[float]]:
