@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -18,7 +17,7 @@ from llmc import __version__
 from llmc.codegen.cpp.toolchain import find_compiler
 from llmc.errors import LlmcError
 from llmc.options import cache_directory, chosen_compiler
-from llmc.runtime.cpu_features import features, levels, usable_cpus
+from llmc.runtime.cpu_features import features, levels, processor_name, usable_cpus
 
 OPTIONAL_PACKAGES = ("triton",)
 """Packages that llmc reports but does not require."""
@@ -138,15 +137,8 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> Processor:
-    facts: dict[str, str] = {}
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip(), value.strip())
-    name = facts.get("model name") or platform.processor() or "unknown"
     isa = tuple(flag for flag in ISA_FLAGS if flag in features())
-    return Processor(name, platform.machine(), len(usable_cpus()), isa, levels())
+    return Processor(processor_name(), platform.machine(), len(usable_cpus()), isa, levels())
 
 
 def _compiler() -> Compiler:

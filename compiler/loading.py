@@ -10,6 +10,7 @@ from llmc.runtime.open_program import CPU, open_cpu_program
 from llmc.runtime.program import Program
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
+from llmc.runtime.tuning import read_tuning
 
 
 def load(
@@ -20,6 +21,7 @@ def load(
     threads: int | None = None,
     pin: bool = False,
     trust: bool = False,
+    tuned: bool = True,
 ) -> CompiledModel:
     """Open an artifact.
 
@@ -30,6 +32,7 @@ def load(
         threads: how many threads a native program computes with; one for each CPU of this process when None.
         pin: whether each of these threads stays on a CPU of its own.
         trust: run native code that was not built on this machine.
+        tuned: use what `llmc tune` measured on this machine.
 
     Raises:
         ArtifactRejected: any file is damaged, altered, renamed, added or missing, its graph is not valid, it does not
@@ -45,9 +48,12 @@ def load(
         raise ArtifactRejected(f"{root}: holds programs {sorted(manifest.programs)}; expected the {chosen} program")
     running: Program
     if chosen == CPU:
-        running = open_cpu_program(
+        native = open_cpu_program(
             artifact, cache=cache_directory(), verify=verify, trust=trust, threads=threads, pin=pin
         )
+        if tuned:
+            native.tune(read_tuning(cache_directory(), native.threads))
+        running = native
     else:
         from llmc.codegen.reference import open_reference
 

@@ -47,6 +47,17 @@ def read_features(text: str) -> frozenset[str]:
     return frozenset(set.intersection(*listed)) if listed else frozenset()
 
 
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """What this machine's processor calls itself, such as "AMD EPYC 9354"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or "unknown"
+
+
 def levels(having: Collection[str] | None = None, machine: str | None = None) -> tuple[str, ...]:
     """The levels that this machine can run (or one of type `machine` with the features `having`), best first."""
     have = features() if having is None else having
