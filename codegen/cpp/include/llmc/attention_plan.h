@@ -79,10 +79,9 @@ class AttentionPlan {
           TileRange tile{sequence, token, tokens, step_.lengths[sequence], 0, head};
           for (int64_t t = token; t < token + tokens; ++t) {
             tile.key_begin = std::min(tile.key_begin, mask_.first(step_.positions[t]));
-            tile.key_end = std::max(tile.key_end, mask_.last(step_.positions[t]) + 1);
+            tile.key_end = std::max(tile.key_end, std::min(mask_.last(step_.positions[t]), step_.lengths[sequence] - 1) + 1);
           }
           tile.key_begin = std::max<int64_t>(tile.key_begin, 0);
-          tile.key_end = std::min(tile.key_end, step_.lengths[sequence]);
           visit(static_cast<const TileRange&>(tile));
         }
       }

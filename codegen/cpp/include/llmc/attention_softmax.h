@@ -29,14 +29,6 @@ inline float power_of_two(float x) {
   return lanes[0];
 }
 
-/// The greatest of N vectors of scores.
-template <int N>
-inline float greatest(const F32x16 (&x)[N]) {
-  F32x16 top = x[0];
-  for (int j = 1; j < N; ++j) top = max(top, x[j]);
-  return reduce_max(top);
-}
-
 /// Scores from dot products, in units of log 2.
 struct Scale {
   float factor, softcap;  // softcap 0: none

@@ -12,7 +12,7 @@
 namespace llmc {
 
 inline constexpr int kBlockKeys = 64;  // keys that a strip takes at a time
-inline constexpr int kBlockGroups = kBlockKeys / kKeyGroup;
+inline constexpr int kGroupsInBlock = kBlockKeys / kKeyGroup;
 inline constexpr int kStripRows = 6;
 #if defined(__AVX512F__)
 inline constexpr int kStripVectors = 4;  // sums of 6 rows, a vector of each and a broadcast: 29 registers
@@ -99,28 +99,40 @@ inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<
 /// Keys and values of a block of 64 positions, by groups of 16. Groups that hold nothing to see point to one that does.
 template <class E>
 struct BlockGroups {
-  const typename Stored<E>::type *k[kBlockGroups], *v[kBlockGroups];
+  const typename Stored<E>::type *k[kGroupsInBlock], *v[kGroupsInBlock];
   int begin, end;  // the groups that hold something to see
   int keys;        // of the sequence, from the first position of the block
 };
 
-/// scores[r, 16 j + lane] = q[r] . key `lane` of group j, for ROWS rows. q: [rows, D padded to 16]; scores: [rows, 64].
-template <class E, int D, int ROWS>
-inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following, float* scores) {
+/// Asks for memory that is read a block later. Into the second-level cache: the first level has too few requests in flight.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+/// scores[r, 16 j + lane] = finish(q[r] . key `lane` of group j), for ROWS rows. q: [rows, D padded to 16]; scores: [rows, 64].
+/// following: null, or the block whose keys are to be prefetched.
+template <class E, int D, int ROWS, class Finish>
+inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following, const Finish& finish,
+                     float* scores) {
+  using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), kStride = (D + 15) / 16 * 16, V = kStripVectors;
-  for (int first = 0; first < kBlockGroups; first += V) {
+  for (int first = 0; first < kGroupsInBlock; first += V) {
     F32x16 sums[ROWS][V];
     for (int r = 0; r < ROWS; ++r)
       for (int j = 0; j < V; ++j) sums[r][j] = F32x16::zero();
+    int ahead = first, done = 0;  // prefetched: groups, and elements of the next one
     for (int i = 0; i < width; i += pack) {
-      const typename Stored<E>::type* keys[V];
+      const Type* keys[V];
       for (int j = 0; j < V; ++j) keys[j] = block.k[first + j] + i * kKeyGroup;
       multiply_add<E>(q + i, kStride, keys, sums);
-      if (following != nullptr)
-        for (int j = 0; j < V; ++j) __builtin_prefetch(following->k[first + j] + i * kKeyGroup, 0, PF);
+      if (following == nullptr) continue;
+      for (int j = 0; j < V; ++j) prefetch(following->k[ahead] + done + j * kKeyGroup * pack);
+      done += V * kKeyGroup * pack;
+      if (done >= kKeyGroup * width) {
+        done -= kKeyGroup * width;
+        ahead = std::min(ahead + 1, kGroupsInBlock - 1);
+      }
     }
     for (int r = 0; r < ROWS; ++r)
-      for (int j = 0; j < V; ++j) sums[r][j].store(scores + r * kBlockKeys + (first + j) * 16);
+      for (int j = 0; j < V; ++j) finish(sums[r][j]).store(scores + r * kBlockKeys + (first + j) * 16);
   }
 }
 
@@ -154,7 +166,7 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
     const int keys = std::min(kKeyGroup, block.keys - g * kKeyGroup), whole = keys / pack * pack;
     for (int key = 0; key < whole; key += pack, values += width * pack, w += pack) {
       if (ahead != nullptr)
-        for (int j = 0; j < V; ++j) __builtin_prefetch(ahead + key * width + j * 16 * pack, 0, PF);
+        for (int j = 0; j < V; ++j) prefetch(ahead + key * width + j * 16 * pack);
       if constexpr (LAST == 16) {
         step(values, w);
       } else {

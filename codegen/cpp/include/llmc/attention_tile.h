@@ -159,7 +159,7 @@ class TileAttention {
     const int64_t length = step_.lengths[tile_.sequence];
     BlockGroups<E> groups;
     groups.begin = static_cast<int>(std::max<int64_t>(tile_.key_begin - key, 0) / kKeyGroup);
-    groups.end = static_cast<int>(std::min<int64_t>((tile_.key_end - key + kKeyGroup - 1) / kKeyGroup, kBlockGroups));
+    groups.end = static_cast<int>(std::min<int64_t>((tile_.key_end - key + kKeyGroup - 1) / kKeyGroup, kGroupsInBlock));
     groups.keys = static_cast<int>(std::min<int64_t>(length - key, kBlockKeys));
     int64_t index = (key + groups.begin * kKeyGroup) / cache_.block_size;
     int64_t offset = (key + groups.begin * kKeyGroup) % cache_.block_size;
@@ -172,7 +172,7 @@ class TileAttention {
         ++index;
       }
     }
-    for (int g = 0; g < kBlockGroups; ++g) {
+    for (int g = 0; g < kGroupsInBlock; ++g) {
       const int shown = std::clamp(g, groups.begin, groups.end - 1);
       groups.k[g] = groups.k[shown];
       groups.v[g] = groups.v[shown];
@@ -188,25 +188,32 @@ class TileAttention {
       low = std::min(low, m.position[first + r]);
       high = std::max(high, m.position[first + r]);
     }
-    const bool all = block.begin == 0 && block.end == kBlockGroups && block.keys == kBlockKeys &&
+    const bool all = block.begin == 0 && block.end == kGroupsInBlock && block.keys == kBlockKeys &&
                      mask_.all(low, high, key, key + kBlockKeys - 1);
-    dot_keys<E, Shape::D, ROWS>(m.q[first], block, following, m.scores[0]);
-    alignas(64) float next[16] = {}, keep[16] = {};
+    dot_keys<E, Shape::D, ROWS>(m.q[first], block, following, scale_, m.scores[0]);
+    bool higher = false;
+    F32x16 top[ROWS];
     for (int r = 0; r < ROWS; ++r) {
-      F32x16 scores[kBlockGroups];
-      for (int j = 0; j < kBlockGroups; ++j) scores[j] = scale_(F32x16::load(m.scores[r] + 16 * j));
-      if (!all) apply_mask(scores, m.position[first + r], m.head[first + r], key, block.keys);
-      for (int j = 0; j < kBlockGroups; ++j) scores[j].store(m.scores[r] + 16 * j);
-      const float top = softmax::greatest(scores);
-      keep[r] = m.top[first + r];
-      next[r] = keep[r] > top ? keep[r] : top;
+      if (!all) apply_mask(m.scores[r], m.position[first + r], m.head[first + r], key, block.keys);
+      top[r] = F32x16::load(m.scores[r]);
+      for (int j = 1; j < kGroupsInBlock; ++j) top[r] = max(top[r], F32x16::load(m.scores[r] + 16 * j));
+      higher |= to_bits(F32x16::broadcast(m.top[first + r]) < top[r]) != 0;
     }
-    softmax::power_of_two(F32x16::load(keep) - F32x16::load(next)).store(keep);
+    alignas(64) float keep[16];
+    F32x16::broadcast(1.0f).store(keep);
+    if (higher) {  // rare once some keys are in: else weights do not have to wait for the maximum
+      alignas(64) float next[16] = {};
+      for (int r = 0; r < ROWS; ++r) {
+        keep[r] = m.top[first + r];
+        next[r] = std::max(keep[r], reduce_max(top[r]));
+        m.top[first + r] = next[r];
+      }
+      softmax::power_of_two(F32x16::load(keep) - F32x16::load(next)).store(keep);
+    }
     for (int r = 0; r < ROWS; ++r) {
-      m.top[first + r] = next[r];
       F32x16 sums = F32x16::load(m.sums[first + r]) * F32x16::broadcast(keep[r]);
-      for (int j = 0; j < kBlockGroups; ++j) {
-        const F32x16 weight = softmax::power_of_two(F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(next[r]));
+      for (int j = 0; j < kGroupsInBlock; ++j) {
+        const F32x16 weight = softmax::power_of_two(F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(m.top[first + r]));
         to_operands<E>(weight, m.weights[r] + 16 * j);
         sums = sums + weight;
       }
@@ -216,15 +223,15 @@ class TileAttention {
   }
 
   /// Adds the bias, and hides what the mask hides and what is no key of the sequence.
-  void apply_mask(F32x16 (&scores)[kBlockGroups], int64_t query, int head, int64_t key, int keys) const {
+  void apply_mask(float* scores, int64_t query, int head, int64_t key, int keys) const {
     alignas(64) float bias[kBlockKeys];
     for (int i = 0; i < keys; ++i)
       bias[i] = mask_.visible(query, key + i, head) ? mask_.bias(query, key + i, head) * softmax::kLog2E : softmax::kHidden;
     for (int i = keys; i < kBlockKeys; ++i) bias[i] = softmax::kHidden;
     const F32x16 hidden = F32x16::broadcast(softmax::kHidden);
-    for (int j = 0; j < kBlockGroups; ++j) {
-      const F32x16 added = F32x16::load(bias + 16 * j);
-      scores[j] = select(added == hidden, hidden, scores[j] + added);
+    for (int i = 0; i < kBlockKeys; i += 16) {
+      const F32x16 added = F32x16::load(bias + i);
+      select(added == hidden, hidden, F32x16::load(scores + i) + added).store(scores + i);
     }
   }
 
