@@ -96,7 +96,8 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
 
   const bool alone = rows <= kPrivateRows;
   const Activations<Format> x{reinterpret_cast<Group<Format>*>(alone ? team.scratch + kInputs : shared), rows, kGroups,
-                              many ? kBlockGroups<Format> : kGroups};
+                              many ? kSharedGroups<Format> : kGroups};
+  if (const int unit = share(units, team.tid); unit < units) fetch_first<Format>(tile_at<Format>(weights, tile_of(unit, 0), kGroups));
   const int64_t packed = alone ? rows : share(rows, team.tid + 1);
   for (int64_t t = alone ? 0 : share(rows, team.tid); t < packed; ++t) pack_row<Format, K>(x, t, inputs, in);
   if (!alone) team.barrier();

@@ -21,7 +21,7 @@ struct Activations {
 
 /// Groups in a block of many rows: what all rows and a few tiles need of one stays in the second-level cache.
 template <class Format>
-inline constexpr int kBlockGroups = Format::quantized ? kPanelGroups : 512 / sizeof(Group<Format>) * 2;
+inline constexpr int kSharedGroups = Format::quantized ? kPanelGroups : 512 / sizeof(Group<Format>) * 2;
 
 /// Which tiles of a weight are multiplied: `count` of them, then `kPanelTiles` that will be needed next, to fetch ahead.
 struct TileList {
