@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmc.cli import bench, commands, look
+from llmc.cli import bench, commands, look, tune
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": commands.build,
@@ -13,6 +13,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": look.inspect,
     "explain": look.explain,
     "bench": bench.bench,
+    "tune": tune.tune,
     "verify": commands.verify,
     "bisect": commands.bisect,
     "zoo": look.zoo,
