@@ -23,20 +23,20 @@ struct Mixture {
   static constexpr int up_rows = gated ? 2 * F : F;
   static constexpr int up_tiles = (up_rows + kTileRows - 1) / kTileRows, down_tiles = (D + kTileRows - 1) / kTileRows;
 
-  /// Whether gate and up part of an element are in one unit of the product, so that they meet in registers. They are
-  /// not when the up part begins within a tile: then the next product reads both.
-  static constexpr bool fused = !gated || F % kTileRows == 0;
+  /// Whether the gate and the up part of an element are in one unit of the product, so that they meet in registers. They
+  /// are not when the up part begins within a tile: then the second product reads both.
+  static constexpr bool paired = gated && F % kTileRows == 0;
   static constexpr int widest(int tiles) { return tiles % 4 == 0 ? 4 : tiles % 2 == 0 ? 2 : 1; }
   static constexpr int gate_unit = F / kTileRows % 2 == 0 ? 2 : 1;  // tiles of each of the two parts
-  static constexpr int up_unit = gated && fused ? 2 * gate_unit : widest(up_tiles);
+  static constexpr int up_unit = paired ? 2 * gate_unit : widest(up_tiles);
   static constexpr int down_unit = widest(down_tiles);
 
   // Bytes of `shared`: once, then for each token.
   static constexpr size_t starts = round_to_lines((E + 1) * sizeof(int));
   static constexpr size_t slots = round_to_lines(K * sizeof(int));
   static constexpr size_t packed = K * round_to_lines(std::max(shared_bytes<Up, D>(), shared_bytes<Down, F>()));
-  static constexpr size_t hidden_width = (fused ? F : up_rows) + 15 & ~size_t(15);
-  static constexpr size_t result_width = D + 15 & ~size_t(15);
+  static constexpr size_t hidden_width = (paired ? up_tiles / 2 : up_tiles) * kTileRows;  // floats of a slot
+  static constexpr size_t result_width = down_tiles * kTileRows;
   static constexpr size_t hidden = K * hidden_width * sizeof(float), results = K * result_width * sizeof(float);
 };
 
@@ -64,6 +64,14 @@ inline void sort_slots(const int64_t* ids, int64_t count, int* starts, int* orde
   starts[0] = 0;
 }
 
+/// The weights of all experts: expert e begins at tile e * ceil(rows / 16). Biases are [E, rows], or null.
+template <class UpBias, class DownBias>
+struct ExpertWeights {
+  Weights up, down;
+  const UpBias* up_bias;
+  const DownBias* down_bias;
+};
+
 /// What gate and up part are taken to before the activation.
 struct Limits {
   float limit;      // above 0: gate to at most this, the up part to between it and its negative
@@ -80,13 +88,101 @@ inline F32x16 gated(F32x16 gate, F32x16 up, const Limits& limits, Act act) {
   return act(gate) * (up + F32x16::broadcast(limits.up_offset));
 }
 
-/// The weights of all experts: expert e begins at tile e * ceil(rows / 16). Biases are [E, rows], or null.
-template <class UpBias, class DownBias>
-struct ExpertWeights {
-  Weights up, down;
-  const UpBias* up_bias;
-  const DownBias* down_bias;
+/// 16 outputs of a product from row `row` of `rows` on, with the bias of the expert (null for none) added.
+template <class Bias>
+inline F32x16 with_bias(const float* y, const Bias* bias, int row, int rows) {
+  const F32x16 v = F32x16::load(y);
+  if (bias == nullptr || row >= rows) return v;
+  return v + load_strided(bias + row, 1, std::min(rows - row, 16));
+}
+
+/// Where the parts of one call are in `shared`.
+template <class Shape>
+struct Slots {
+  int64_t rows;
+  int *starts, *order;     // slots by expert
+  std::byte* packed;       // activations of one slot after another, as the products take them
+  float *hidden, *results;  // by slot: what the second product reads, and what it gives
+
+  Slots(std::byte* shared, int64_t rows_)
+      : rows(rows_),
+        starts(reinterpret_cast<int*>(shared)),
+        order(reinterpret_cast<int*>(shared + Shape::starts)),
+        packed(shared + Shape::starts + rows * Shape::slots),
+        hidden(reinterpret_cast<float*>(packed + rows * Shape::packed)),
+        results(reinterpret_cast<float*>(packed + rows * (Shape::packed + Shape::hidden))) {}
+
+  /// Calls f(expert, its slots, how many, where their activations go) for every expert that has slots.
+  template <class F>
+  void each_expert(F f) const {
+    for (int e = 0; e < Shape::E; ++e) {
+      const int count = starts[e + 1] - starts[e];
+      if (count > 0) f(e, order + starts[e], count, packed + starts[e] * (Shape::packed / Shape::K));
+    }
+  }
 };
+
+/// The first product and, where its parts meet in registers, the activation.
+template <class Shape, class UpBias, class Act>
+inline void expert_up(Team& team, const Slots<Shape>& all, Weights weights, const UpBias* biases, Crossover crossover,
+                      const float* x, Limits limits, Act act) {
+  constexpr int kTiles = Shape::up_unit, kHalf = Shape::gate_unit, kRows = Shape::up_rows;
+  all.each_expert([&](int e, const int* slots, int count, std::byte* packed) {
+    const UpBias* bias = biases == nullptr ? nullptr : biases + int64_t(e) * kRows;
+    const auto in = [&](int64_t r, float* to) { std::memcpy(to, x + slots[r] / Shape::K * Shape::D, Shape::D * sizeof(float)); };
+    const auto tile_of = [e](int unit, int j) {
+      constexpr int half = Shape::gate_unit;
+      const int first = e * Shape::up_tiles;
+      if constexpr (Shape::paired) return first + unit * half + (j < half ? j : Shape::up_tiles / 2 - half + j);
+      return first + unit * Shape::up_unit + j;
+    };
+    const auto out = [&](int64_t r, int unit, const float* y) {
+      float* to = all.hidden + slots[r] * Shape::hidden_width;
+      for (int j = 0; j < (Shape::paired ? kHalf : kTiles); ++j) {
+        const int row = (unit * (Shape::paired ? kHalf : kTiles) + j) * kTileRows;
+        F32x16 v = with_bias(y + j * kTileRows, bias, row, kRows);
+        if constexpr (Shape::paired) {
+          v = gated(v, with_bias(y + (kHalf + j) * kTileRows, bias, Shape::F + row, kRows), limits, act);
+        } else if constexpr (!Shape::gated) {
+          v = act(v);
+        }
+        v.store(to + row);
+      }
+    };
+    linear<typename Shape::Up, Shape::D, kTiles>(team, count, Shape::up_tiles / kTiles, weights, crossover, packed, in,
+                                                 tile_of, out);
+  });
+}
+
+/// The second product.
+template <class Shape, class DownBias, class Act>
+inline void expert_down(Team& team, const Slots<Shape>& all, Weights weights, const DownBias* biases, Crossover crossover,
+                        Limits limits, Act act) {
+  constexpr int kTiles = Shape::down_unit, kInputs = Shape::F;
+  all.each_expert([&](int e, const int* slots, int count, std::byte* packed) {
+    const DownBias* bias = biases == nullptr ? nullptr : biases + int64_t(e) * Shape::D;
+    const auto in = [&](int64_t r, float* to) {
+      const float* from = all.hidden + slots[r] * Shape::hidden_width;
+      if constexpr (!Shape::gated || Shape::paired) {
+        std::memcpy(to, from, kInputs * sizeof(float));
+      } else {
+        for (int i = 0; i < kInputs; i += 16) {
+          const int n = std::min(kInputs - i, 16);
+          gated(F32x16::load_n(from + i, n), F32x16::load_n(from + kInputs + i, n), limits, act).store_n(to + i, n);
+        }
+      }
+    };
+    const auto tile_of = [e](int unit, int j) { return e * Shape::down_tiles + unit * Shape::down_unit + j; };
+    const auto out = [&](int64_t r, int unit, const float* y) {
+      for (int j = 0; j < kTiles; ++j) {
+        const int row = (unit * kTiles + j) * kTileRows;
+        with_bias(y + j * kTileRows, bias, row, Shape::D).store(all.results + slots[r] * Shape::result_width + row);
+      }
+    };
+    linear<typename Shape::Down, kInputs, kTiles>(team, count, Shape::down_tiles / kTiles, weights, crossover, packed, in,
+                                                  tile_of, out);
+  });
+}
 
 /// y[t] = sum over k of gates[t, k] * expert ids[t, k] of x[t]. x, y: [rows, D]; ids, gates: [rows, K]. An expert is
 /// down(act(up(x))), or down(act(gate) * up) with the rows of the gate before those of the up part.
@@ -95,87 +191,12 @@ template <class Shape, class UpBias, class DownBias, class Act>
 void moe(Team& team, int64_t rows, const ExpertWeights<UpBias, DownBias>& weights, Crossover up_crossover,
          Crossover down_crossover, std::byte* shared, const float* x, const int64_t* ids, const float* gates, Limits limits,
          Act act, float* y) {
-  constexpr int K = Shape::K, D = Shape::D, F = Shape::F;
-  constexpr size_t kHidden = Shape::hidden_width, kResult = Shape::result_width;
-  constexpr size_t kPacked = Shape::packed / K;
-  auto* starts = reinterpret_cast<int*>(shared);
-  auto* order = reinterpret_cast<int*>(shared + Shape::starts);
-  std::byte* packed = shared + Shape::starts + rows * Shape::slots;
-  auto* hidden = reinterpret_cast<float*>(packed + rows * Shape::packed);
-  float* results = hidden + size_t(rows) * K * kHidden;
-
-  if (team.tid == 0) sort_slots<Shape::E>(ids, rows * K, starts, order);
+  const Slots<Shape> all(shared, rows);
+  if (team.tid == 0) sort_slots<Shape::E>(ids, rows * Shape::K, all.starts, all.order);
   team.barrier();
-
-  for (int e = 0; e < Shape::E; ++e) {
-    const int* slots = order + starts[e];
-    const int count = starts[e + 1] - starts[e];
-    if (count == 0) continue;
-    const UpBias* bias = weights.up_bias == nullptr ? nullptr : weights.up_bias + int64_t(e) * Shape::up_rows;
-    constexpr int kTiles = Shape::up_unit, kHalf = Shape::gate_unit;
-    const auto in = [&](int64_t r, float* to) { std::memcpy(to, x + slots[r] / K * D, D * sizeof(float)); };
-    const auto tile_of = [e](int unit, int j) {
-      const int first = e * Shape::up_tiles;
-      if constexpr (Shape::gated && Shape::fused) {
-        return first + unit * kHalf + (j < kHalf ? j : Shape::up_tiles / 2 - kHalf + j);
-      } else {
-        return first + unit * kTiles + j;
-      }
-    };
-    const auto out = [&](int64_t r, int unit, const float* from) {
-      const auto value = [&](int row, const float* at) {
-        const F32x16 v = F32x16::load(at);
-        const int left = Shape::up_rows - row;
-        return bias == nullptr || left <= 0 ? v : v + (left < 16 ? load_16(bias + row, left) : load_16(bias + row));
-      };
-      if constexpr (Shape::gated && Shape::fused) {
-        for (int j = 0; j < kHalf; ++j) {
-          const int row = (unit * kHalf + j) * 16;
-          const F32x16 up = value(F + row, from + (kHalf + j) * 16);
-          gated(value(row, from + j * 16), up, limits, act).store(hidden + slots[r] * kHidden + row);
-        }
-      } else {
-        for (int j = 0; j < kTiles; ++j) {
-          const int row = (unit * kTiles + j) * 16;
-          const F32x16 v = value(row, from + j * 16);
-          (Shape::gated ? v : act(v)).store(hidden + slots[r] * kHidden + row);
-        }
-      }
-    };
-    linear<typename Shape::Up, D, kTiles>(team, count, Shape::up_tiles / kTiles, weights.up, up_crossover,
-                                          packed + starts[e] * kPacked, in, tile_of, out);
-  }
+  expert_up(team, all, weights.up, weights.up_bias, up_crossover, x, limits, act);
   team.barrier();
-
-  for (int e = 0; e < Shape::E; ++e) {
-    const int* slots = order + starts[e];
-    const int count = starts[e + 1] - starts[e];
-    if (count == 0) continue;
-    const DownBias* bias = weights.down_bias == nullptr ? nullptr : weights.down_bias + int64_t(e) * D;
-    constexpr int kTiles = Shape::down_unit;
-    const auto in = [&](int64_t r, float* to) {
-      const float* from = hidden + slots[r] * kHidden;
-      if constexpr (Shape::fused) {
-        std::memcpy(to, from, F * sizeof(float));
-      } else {
-        for (int i = 0; i < F; i += 16) {
-          const int left = std::min(F - i, 16);
-          gated(F32x16::load_n(from + i, left), F32x16::load_n(from + F + i, left), limits, act).store_n(to + i, left);
-        }
-      }
-    };
-    const auto tile_of = [e](int unit, int j) { return e * Shape::down_tiles + unit * kTiles + j; };
-    const auto out = [&](int64_t r, int unit, const float* from) {
-      for (int j = 0; j < kTiles; ++j) {
-        const int row = (unit * kTiles + j) * 16, left = D - row;
-        F32x16 v = F32x16::load(from + j * 16);
-        if (bias != nullptr) v = v + (left < 16 ? load_16(bias + row, left) : load_16(bias + row));
-        v.store(results + slots[r] * kResult + row);
-      }
-    };
-    linear<typename Shape::Down, F, kTiles>(team, count, Shape::down_tiles / kTiles, weights.down, down_crossover,
-                                            packed + starts[e] * kPacked, in, tile_of, out);
-  }
+  expert_down(team, all, weights.down, weights.down_bias, down_crossover, limits, act);
   team.barrier();
 
   // Split by pieces of 16 columns, so that one token keeps the team busy too.
@@ -184,9 +205,9 @@ void moe(Team& team, int64_t rows, const ExpertWeights<UpBias, DownBias>& weight
     const int64_t t = p / Shape::down_tiles;
     const int column = int(p % Shape::down_tiles) * 16;
     F32x16 sum = F32x16::zero();
-    for (int k = 0; k < K; ++k)
-      sum = fma(F32x16::load(results + (t * K + k) * kResult + column), F32x16::broadcast(gates[t * K + k]), sum);
-    store_strided(y + t * D + column, 1, std::min(D - column, 16), sum);
+    for (int64_t s = t * Shape::K; s < (t + 1) * Shape::K; ++s)
+      sum = fma(F32x16::load(all.results + s * Shape::result_width + column), F32x16::broadcast(gates[s]), sum);
+    store_strided(y + t * Shape::D + column, 1, std::min(Shape::D - column, 16), sum);
   }
 }
 
