@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "llmc/simd.h"
+
 namespace llmc {
 
 /// How to choose. A value of 0 (1 for top_p and repetition_penalty) turns its rule off.
@@ -22,17 +24,29 @@ constexpr size_t sample_scratch_bytes(int64_t vocabulary) { return size_t(vocabu
 
 /// The token of the greatest logit, the first of equal ones; -1 if that is no finite number.
 inline int64_t argmax(const float* logits, int64_t n) {
-  constexpr int64_t kBlock = 1024;  // its maximum is a loop that vectorises; only the best block is searched
+  constexpr int64_t kBlock = 1024;  // only the block of the greatest one is searched
   int64_t best = 0;
   float top = -INFINITY;
   for (int64_t start = 0; start < n; start += kBlock) {
     const int64_t end = std::min(n, start + kBlock);
-    float high = -INFINITY;
-    bool number = true;
-    for (int64_t i = start; i < end; ++i) high = high < logits[i] ? logits[i] : high;
-    for (int64_t i = start; i < end; ++i) number &= logits[i] == logits[i];
-    if (!number) return -1;
-    if (high > top) top = high, best = start;
+    F32x16 high = F32x16::broadcast(-INFINITY), differences = F32x16::zero();  // NaN where a logit is NaN or infinite
+    int64_t i = start;
+    for (; i + 16 <= end; i += 16) {
+      const F32x16 v = F32x16::loadu(logits + i);
+      high = max(high, v);
+      differences = differences + (v - v);
+    }
+    float highest = reduce_max(high);
+    bool number = reduce_add(differences) == 0;
+    for (; i < end; ++i) highest = std::max(highest, logits[i]), number &= std::isfinite(logits[i]);
+    if (!number) {
+      highest = -INFINITY;
+      for (i = start; i < end; ++i) {
+        if (std::isnan(logits[i])) return -1;
+        highest = std::max(highest, logits[i]);
+      }
+    }
+    if (highest > top) top = highest, best = start;
   }
   if (!std::isfinite(top)) return -1;
   while (logits[best] != top) ++best;
@@ -85,32 +99,49 @@ inline double greatest(const double* scores, int64_t n, int64_t k, double* space
   }
 }
 
+/// The sum of n weights.
+inline double sum_of_weights(const double* weight, int64_t n) {
+  double sums[8] = {};
+  const int64_t whole = n / 8 * 8;
+  for (int64_t i = 0; i < whole; i += 8)
+    for (int64_t j = 0; j < 8; ++j) sums[j] += weight[i + j];
+  for (int64_t i = whole; i < n; ++i) sums[i - whole] += weight[i];
+  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
 /// Keeps the likeliest tokens that together reach `top_p`, of equally likely ones the first. `order` is space for them.
 inline void keep_top_p(Candidates& all, double top_p, int32_t* order) {
-  double total = 0, likeliest = 0;
-  for (int64_t i = 0; i < all.count; ++i) {
-    total += all.weight[i];
-    likeliest = std::max(likeliest, all.weight[i]);
+  const double* weight = all.weight;
+  const auto before = [weight](int64_t a, int64_t b) { return weight[a] != weight[b] ? weight[a] > weight[b] : a < b; };
+  double mass = top_p * sum_of_weights(weight, all.count);
+  const double likeliest = *std::max_element(weight, weight + all.count);
+  int64_t n = 0;
+  for (double part = 0x1p-4;; part *= part) {  // mostly those near the likeliest one reach it
+    double sum = 0;
+    n = 0;
+    for (int64_t i = 0; i < all.count; ++i)
+      if (weight[i] >= likeliest * part) order[n++] = int32_t(i), sum += weight[i];
+    if (sum >= mass || n == all.count) break;
   }
-  for (double part = 0x1p-10;; part = part > 0x1p-1000 ? part * part : 0) {
-    int64_t found = 0;
-    double mass = 0;
-    for (int64_t i = 0; i < all.count; ++i) {
-      if (all.weight[i] < likeliest * part) continue;
-      order[found++] = int32_t(i);
-      mass += all.weight[i];
+  // The last that is needed: a quicksort that goes only into the part where the mass is reached.
+  int32_t last;
+  for (;;) {
+    last = order[n / 2];
+    std::swap(order[n / 2], order[n - 1]);
+    const int64_t left = std::partition(order, order + n - 1, [&](int32_t i) { return before(i, last); }) - order;
+    double sum = 0;
+    for (int64_t i = 0; i < left; ++i) sum += weight[order[i]];
+    if (left > 0 && sum >= mass) {
+      n = left;
+    } else {
+      mass -= sum + weight[last];
+      order += left;
+      n -= left + 1;
+      if (mass <= 0 || n == 0) break;
     }
-    if (mass < top_p * total && part > 0) continue;  // these do not reach it: rank more
-    std::sort(order, order + found, [&](int32_t a, int32_t b) {
-      return all.weight[a] != all.weight[b] ? all.weight[a] > all.weight[b] : a < b;
-    });
-    double before = 0;
-    int64_t kept = 0;
-    while (kept < found && (kept == 0 || before < top_p * total)) before += all.weight[order[kept++]];
-    std::sort(order, order + kept);
-    int64_t next = 0;
-    return all.filter([&](int64_t i) { return next < kept && order[next] == i && ++next > 0; });
   }
+  const double lowest = weight[last];  // its own place is overwritten while the others move up
+  all.filter([&](int64_t i) { return weight[i] > lowest || (weight[i] == lowest && i <= last); });
 }
 
 /// The next token given its n logits, or -1 if they are not numbers. `seen` [n] marks the tokens that are penalised, or is
@@ -129,28 +160,29 @@ inline int64_t sample(const float* logits, int64_t n, const Sampling& how, const
     for (int64_t i = 0; i < n; ++i)
       if (seen[i]) scores[i] = scores[i] < 0 ? scores[i] * penalty : scores[i] / penalty;
   }
-  int64_t first = 0;
-  for (int64_t i = 1; i < n; ++i)
-    if (scores[i] > scores[first]) first = i;
+  const int64_t first = penalised ? std::max_element(scores, scores + n) - scores : likeliest;
   if (how.temperature == 0) return first;
 
   const double top = scores[first];
   for (int64_t i = 0; i < n; ++i) scores[i] = (scores[i] - top) / how.temperature;
   const double lowest = how.top_k > 0 && how.top_k < n ? greatest(scores, n, how.top_k, candidates.weight) : -INFINITY;
-  for (int64_t i = 0; i < n; ++i) candidates.weight[i] = exponential(scores[i]);
-  for (int64_t i = 0; i < n; ++i) candidates.token[i] = int32_t(i);
-  candidates.count = n;
-  candidates.filter([&](int64_t i) { return scores[i] >= lowest && scores[i] > -INFINITY; });
+  for (int64_t i = 0; i < n; ++i)
+    if (scores[i] >= lowest && scores[i] > -INFINITY) candidates.token[candidates.count++] = int32_t(i);
+  for (int64_t i = 0; i < candidates.count; ++i) candidates.weight[i] = exponential(scores[candidates.token[i]]);
   if (how.top_p < 1) keep_top_p(candidates, how.top_p, order);
   if (how.min_p > 0) candidates.filter([&](int64_t i) { return candidates.weight[i] >= how.min_p; });
 
-  double total = 0;
-  for (int64_t i = 0; i < candidates.count; ++i) total += candidates.weight[i];
-  const double wanted = random * total;
-  double sum = 0;
-  for (int64_t i = 0; i < candidates.count; ++i) {
-    sum += candidates.weight[i];
-    if (sum > wanted) return candidates.token[i];
+  double left = random * sum_of_weights(candidates.weight, candidates.count);
+  constexpr int64_t kBlock = 256;  // whole blocks are passed by their sums
+  int64_t i = 0;
+  for (; i + kBlock < candidates.count; i += kBlock) {
+    const double sum = sum_of_weights(candidates.weight + i, kBlock);
+    if (sum > left) break;
+    left -= sum;
+  }
+  for (; i < candidates.count; ++i) {
+    left -= candidates.weight[i];
+    if (left < 0) return candidates.token[i];
   }
   return candidates.token[candidates.count - 1];
 }
