@@ -125,7 +125,10 @@ class Crossovers:
 
     @staticmethod
     def from_json(document: Mapping[str, object]) -> "Crossovers":
-        """Read a table. Raises BadOption if it is not one, or a crossover is out of order."""
+        """Read a table, in which a crossover may also be a list [flat, gemm].
+
+        Raises BadOption if it is not one, or a crossover is out of order.
+        """
         entries = document.get("linear", {})
         if not isinstance(entries, Mapping):
             raise BadOption("tuning table: `linear` is not a mapping")
@@ -133,7 +136,9 @@ class Crossovers:
 
 
 def _crossover(key: str, entry: object) -> Crossover:
-    found = entry if isinstance(entry, Mapping) else {}
+    found: Mapping[str, object] = entry if isinstance(entry, Mapping) else {}
+    if isinstance(entry, list) and len(entry) == 2:
+        found = {"flat": entry[0], "gemm": entry[1]}
     flat, gemm = found.get("flat"), found.get("gemm")
     if type(flat) is not int or type(gemm) is not int or not 1 <= flat <= gemm <= NEVER:
         raise BadOption(

@@ -8,7 +8,10 @@ import torch
 
 from llmc.codegen.cpp.emit import CpuSource, emit
 from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_compiler
+from llmc.codegen.describe import describe
+from llmc.codegen.explanation import ProgramExplanation
 from llmc.codegen.lower import Unlowered
+from llmc.codegen.target import Target
 from llmc.errors import BuildFailed
 from llmc.ir.model import Model
 from llmc.ir.weights import evaluate_each
@@ -29,6 +32,16 @@ class NativeProgram:
     def compile(self, wanted: Sequence[str] | None = None) -> dict[str, Library]:
         """The libraries of the levels `wanted`, of all when None, best first. Raises BuildFailed."""
         return compile_levels(self.source.text, wanted, cache=cache_directory(), compiler=self.compiler)
+
+    def explain(self, model: Model) -> ProgramExplanation:
+        """The program's regions, kernels and predicted costs; `model` is the graph that it was emitted from.
+
+        Costs are those of a machine that is always the same, so that equal builds explain themselves equally.
+        """
+        source = self.source
+        memory = str(source.description["memory"])
+        target = Target.preset("avx512")
+        return describe(model, source.regions, source.functions, source.loops, source.text, memory, target)
 
     def open(self, model: Model) -> CpuProgram:
         """The program in this process, with the weights of `model` evaluated one by one. Raises BuildFailed."""

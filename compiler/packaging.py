@@ -13,12 +13,14 @@ from llmc.ir.serialize import save_graph
 from llmc.ir.weights import evaluate_each
 from llmc.native import NativeProgram
 from llmc.runtime.artifact_writer import ArtifactWriter
+from llmc.runtime.checked_json import canonical
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.program import CacheSpec
 
 _BYTES = torch.uint8
 GRAPH = "program/graph.json"
 SOURCE = "program/cpu.cpp"
+EXPLANATION = "program/cpu.json"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,13 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
     with ArtifactWriter(directory, replace=force) as writer:
         writer.add_bytes(GRAPH, graph)
         if build.native is not None:
-            programs["cpu"] = {"source": SOURCE, **{level: f"program/cpu-{level}.so" for level in libraries}}
+            programs["cpu"] = {
+                "source": SOURCE,
+                "explanation": EXPLANATION,
+                **{level: f"program/cpu-{level}.so" for level in libraries},
+            }
             writer.add_bytes(SOURCE, build.native.source.text.encode())
+            writer.add_bytes(EXPLANATION, canonical(build.native.explain(build.model).to_json()))
         for level, library in libraries.items():
             writer.add_file(programs["cpu"][level], library.path)
         if build.tokenizer is not None:

@@ -68,10 +68,10 @@ class Explanation:
             yield f"  {count:>5}  {name}"
 
 
-def explain(manifest: Mapping[str, object], op: str | None = None) -> Explanation:
+def explain(manifest: Mapping[str, object], op: str | None = None, *, elsewhere: bool = False) -> Explanation:
     """Group the report of `manifest`; with `op`, only what concerns that rule, op or module.
 
-    Raises BadOption if nothing in the report has that name.
+    Raises BadOption if nothing in the report has that name, unless something `elsewhere` does.
     """
     report = _mapping(manifest.get("report"))
     rewrites = _records(manifest.get("rewrites")) or _records(report.get("rewrites"))
@@ -86,7 +86,7 @@ def explain(manifest: Mapping[str, object], op: str | None = None) -> Explanatio
         {name: count for name, count in ops.items() if _concerns(op, name, "")},
     )
     passes = {str(record.get("name")) for record in _records(manifest.get("passes")) or _records(report.get("passes"))}
-    if not (chosen.done or chosen.not_done or chosen.ops or op in passes):
+    if not (chosen.done or chosen.not_done or chosen.ops or op in passes or elsewhere):
         known = passes | {item.rule for item in done} | {miss.rule for miss in not_done} | ops.keys()
         raise BadOption(_unknown(op, sorted(known)))
     return chosen

@@ -1,11 +1,15 @@
 """The commands that look: inspect, explain, doctor, zoo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmc.cli.parameters import ArtifactDirectory, Json, Traceback
+
+if TYPE_CHECKING:
+    from llmc.codegen.explanation import ProgramExplanation
+    from llmc.runtime.artifact import Artifact
 
 
 def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceback = False) -> None:
@@ -26,23 +30,38 @@ def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceba
 def explain(
     directory: ArtifactDirectory,
     op: Annotated[
-        str | None, typer.Argument(metavar="[OP]", help="Only what concerns this op, rule or module.")
+        str | None,
+        typer.Argument(metavar="[OP]", help="Only what concerns this op, rule, module, region or kernel."),
     ] = None,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Show what was fused, what was not, and why.
+    """Show what was fused, what was not, and why; which kernels run, at what cost, and why not others.
 
     Example: llmc explain smollm2.llmc fuse_qkv
     """
+    from llmc.cli import kernels
     from llmc.cli import output as out
     from llmc.cli.explanation import explain as explain_manifest
+    from llmc.runtime.artifact import Artifact
 
-    found = explain_manifest(_manifest(directory), op)
+    artifact = Artifact.open(directory, verify="fast")
+    program = _program(artifact)
+    if program is not None and op is not None:
+        program = program.concerning(op)
+    shown = program is not None and bool(program.regions)
+    found = explain_manifest(dict(artifact.manifest.content), op, elsewhere=shown)
     if json:
-        out.print_json({"artifact": str(directory), "op": op, **found.to_json()})
+        plain = program.to_json() if program is not None and shown else None
+        out.print_json({"artifact": str(directory), "op": op, **found.to_json(), "program": plain})
         return
     out.print_lines(found.lines())
+    if program is None or not shown:
+        return
+    out.print_lines(kernels.heading(program))
+    out.print_table(*kernels.table(program))
+    if op is not None:
+        out.print_lines(kernels.reasons(program))
 
 
 def doctor(json: Json = False, traceback: Traceback = False) -> None:
@@ -88,6 +107,14 @@ def zoo(
 
     if not show(family or (), seconds=seconds, names_only=names, prove=not no_prove, json=json):
         raise typer.Exit(1)
+
+
+def _program(artifact: "Artifact") -> "ProgramExplanation | None":
+    """What the artifact says of its native program; None if it has none, or says nothing. Raises ArtifactRejected."""
+    from llmc.codegen.explanation import ProgramExplanation
+
+    name = artifact.manifest.programs.get("cpu", {}).get("explanation")
+    return None if name is None else ProgramExplanation.from_json(artifact.read(name))
 
 
 def _manifest(directory: Path) -> dict[str, object]:

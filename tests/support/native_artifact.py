@@ -22,7 +22,13 @@ def tokenizer_json() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def write(path: Path, *, levels: tuple[str, ...] = ("portable",), tokenizer: bool = True) -> Path:
+def write(
+    path: Path,
+    *,
+    levels: tuple[str, ...] = ("portable",),
+    tokenizer: bool = True,
+    explanation: bytes | None = None,
+) -> Path:
     """Write the artifact, with the same library for each of `levels`."""
     facts = copy.deepcopy(FACTS)
     facts["model"] = {"vocab_size": tiny_program.V, "max_positions": 512, "eos_token_ids": [], "bos_token_id": None}
@@ -32,11 +38,15 @@ def write(path: Path, *, levels: tuple[str, ...] = ("portable",), tokenizer: boo
         "reference": {"graph": "program/graph.json"},
         "cpu": {"source": "program/cpu.cpp", **files},
     }
+    if explanation is not None:
+        facts["programs"]["cpu"]["explanation"] = "program/cpu.json"
     arrays = tiny_program.weights()
     library = tiny_program.library()
     with ArtifactWriter(path) as writer:
         writer.add_bytes("program/graph.json", GRAPH)
         writer.add_bytes("program/cpu.cpp", tiny_program.SOURCE.encode())
+        if explanation is not None:
+            writer.add_bytes("program/cpu.json", explanation)
         for name in files.values():
             writer.add_file(name, library.path)
         if tokenizer:

@@ -1,0 +1,179 @@
+"""The explanation of a program: its regions with their kernels, variants, costs and origins.
+
+describe(model, regions, functions, loops, text, memory, target, table=None) -> ProgramExplanation
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from sympy import Expr
+from torch import fx
+
+from llmc.codegen.cost import Cost, R, T, at, region_cost, seconds
+from llmc.codegen.explanation import (
+    STEPS,
+    KernelRecord,
+    LoopRecord,
+    ProgramExplanation,
+    RegionRecord,
+    StepSizes,
+    VariantUse,
+    Work,
+)
+from llmc.codegen.groups import ATTENTION
+from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, RowOp, RowRegion
+from llmc.codegen.repeats import Loop
+from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear
+from llmc.codegen.target import Target
+from llmc.ir.model import Model
+
+_CACHE = 3
+"""The argument of `cached_attention` that is the cache of keys."""
+
+
+def describe(
+    model: Model,
+    regions: Sequence[Region],
+    functions: Sequence[str],
+    loops: Iterable[Loop],
+    text: str,
+    memory: str,
+    target: Target,
+    table: Crossovers | None = None,
+) -> ProgramExplanation:
+    """Explain a generated program.
+
+    model: the packed graph that `regions` compute; functions: the name of each region's function in `text`, the
+    generated source; memory: the memory plan, for reading; target: what costs are predicted for; table: crossovers
+    that were measured.
+    """
+    nodes = {node.name: node for node in model.graph.nodes}
+    lines = _lines(text)
+    kernels: dict[str, KernelRecord] = {}
+    works: dict[str, dict[str, Work]] = {}
+    records = []
+    for region, function in zip(regions, functions, strict=True):
+        if function not in kernels:
+            choices = _choices(region, nodes, target, table)
+            uses = tuple(VariantUse(choice.variant, *choice.m_range, choice.others) for choice in choices)
+            kernels[function] = KernelRecord(
+                function, _kind(region), _shape(region), tuple(_fused(region)), lines.get(function, 0), uses
+            )
+            cost = region_cost(_nodes(region, nodes), model)
+            rows = R if _on_logits(region) else T
+            works[function] = {name: _work(cost, rows, choices, sizes, target) for name, sizes in STEPS.items()}
+        records.append(
+            RegionRecord(region.name, function, region.origin, tuple(region.nodes), _on_logits(region), works[function])
+        )
+    return ProgramExplanation(
+        target=_target_text(target),
+        memory=memory,
+        kernels=tuple(kernels.values()),
+        regions=tuple(records),
+        loops=tuple(LoopRecord(loop.start, loop.period, loop.count) for loop in loops),
+    )
+
+
+def _target_text(target: Target) -> str:
+    peaks = ", ".join(f"{name} {peak.value / 1e9:.0f} G/s" for name, peak in target.peaks.items())
+    return f"{target.name}, {target.cores} cores, {target.bandwidth.value / 1e9:.1f} GB/s, {peaks}"
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line in which each function of the generated source begins."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("void ") and "(Team" in line:
+            found[line[5 : line.index("(")]] = number
+    return found
+
+
+def _work(cost: Cost, rows: Expr, choices: Sequence[Choice], sizes: StepSizes, target: Target) -> Work:
+    def value(expr: Expr) -> float:
+        return at(expr, tokens=sizes.tokens, rows=sizes.rows, sequences=sizes.sequences, context=sizes.context)
+
+    count = sizes.rows if rows == R else sizes.tokens
+    bound = value(seconds(cost, target))
+    for choice in choices:
+        if VariantUse(choice.variant, *choice.m_range, ()).serves(count):
+            bound = max(bound, value(choice.predicted_seconds.subs(M, count)))
+    return Work(value(cost.bytes), value(cost.operations), bound)
+
+
+def _nodes(region: Region, nodes: dict[str, fx.Node]) -> list[fx.Node]:
+    """What the region computes of the graph; its prologue is part of it."""
+    names = list(region.nodes)
+    if isinstance(region, Linear) and isinstance(region.source, RowOp):
+        names.insert(0, region.source.node)
+    found = [nodes[name] for name in dict.fromkeys(names) if name in nodes]
+    if isinstance(region, Attention):
+        return found
+    return [node for node in found if node.target is not ATTENTION]  # which is named where K and V are written
+
+
+def _on_logits(region: Region) -> bool:
+    return not isinstance(region, Attention) and region.domain == "R"
+
+
+def _choices(region: Region, nodes: dict[str, fx.Node], target: Target, table: Crossovers | None) -> list[Choice]:
+    if isinstance(region, Linear):
+        return choose_linear(region.name, region.n, region.k, region.format, target, table)
+    if isinstance(region, Attention):
+        cache = nodes[region.nodes[0]].args[_CACHE]
+        assert isinstance(cache, fx.Node), "a placeholder"
+        return choose_attention(
+            region.name,
+            region.heads,
+            region.key_heads,
+            region.key_size,
+            region.value_size,
+            cache.meta["val"].dtype.itemsize,
+            target,
+        )
+    return []
+
+
+def _kind(region: Region) -> str:
+    names = {Linear: "linear", Attention: "attention", Experts: "experts", RowRegion: "rows"}
+    return names[type(region)]
+
+
+def _shape(region: Region) -> str:
+    if isinstance(region, Linear):
+        return f"{region.n} x {region.k}, {region.format}"
+    if isinstance(region, Attention):
+        size = (
+            f"{region.key_size}" if region.key_size == region.value_size else f"{region.key_size}/{region.value_size}"
+        )
+        return f"{region.heads} heads on {region.key_heads} of {size}, {region.mask}"
+    if isinstance(region, Experts):
+        formats = f"{region.attrs.get('up_format', '')}, {region.attrs.get('down_format', '')}"
+        return f"{region.attrs.get('experts')} experts of {region.attrs.get('width')}, {formats}"
+    return {"T": "each token", "R": "each row of logits", "": "once"}[region.domain]
+
+
+def _fused(region: Region) -> Iterator[str]:
+    """The operations of the region in order, the anchor's own kind in its place."""
+    if isinstance(region, RowRegion):
+        yield from dict.fromkeys(op.op for op in region.ops)
+        return
+    if isinstance(region, Linear) and isinstance(region.source, RowOp):
+        yield region.source.op
+    yield _kind(region)
+    if not isinstance(region, Linear):
+        return
+    if region.bias is not None:
+        yield "bias"
+    if region.gate:
+        yield f"{region.gate} gate"
+    for step in region.chain:
+        yield step.op
+    yield from dict.fromkeys(name for part in region.parts for name in _of_part(part))
+
+
+def _of_part(part: HeadPart) -> Iterator[str]:
+    if part.norm is not None:
+        yield part.norm.op
+    if part.rotation is not None:
+        yield "rope"
+    if part.role in ("k", "v"):
+        yield "cache write"
