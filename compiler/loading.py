@@ -6,11 +6,9 @@ from llmc.compiled_model import CompiledModel
 from llmc.errors import ArtifactRejected
 from llmc.options import cache_directory, check_program
 from llmc.runtime.artifact import Artifact, Verify
-from llmc.runtime.open_program import CPU, open_cpu_program
-from llmc.runtime.program import Program
+from llmc.runtime.open_program import CPU, open_cpu_session
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
-from llmc.runtime.tuning import read_tuning
 
 
 def load(
@@ -46,20 +44,22 @@ def load(
     chosen = program or (CPU if CPU in manifest.programs else "reference")
     if chosen not in manifest.programs:
         raise ArtifactRejected(f"{root}: holds programs {sorted(manifest.programs)}; expected the {chosen} program")
-    running: Program
     if chosen == CPU:
-        native = open_cpu_program(
-            artifact, cache=cache_directory(), verify=verify, trust=trust, threads=threads, pin=pin
+        session = open_cpu_session(
+            artifact,
+            cache=cache_directory(),
+            verify=verify,
+            trust=trust,
+            threads=threads,
+            pin=pin,
+            tuned=tuned,
         )
-        if tuned:
-            native.tune(read_tuning(cache_directory(), native.threads))
-        running = native
     else:
         from llmc.codegen.reference import open_reference
 
         artifact.check_weights(verify)
-        running = open_reference(artifact)
-    session = Session(running, manifest.model, manifest.ranges, Tokenizer.from_artifact(artifact))
+        program_in_torch = open_reference(artifact)
+        session = Session(program_in_torch, manifest.model, manifest.ranges, Tokenizer.from_artifact(artifact))
     report: dict[str, object] = {
         "passes": manifest.content["passes"],
         "rewrites": manifest.content["rewrites"],

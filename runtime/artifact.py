@@ -21,7 +21,7 @@ from llmc.errors import ArtifactRejected, BadOption
 from llmc.runtime.checked_json import is_file_name
 from llmc.runtime.manifest import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, WEIGHTS, FileRecord, Manifest
 from llmc.runtime.weights_file import WeightsHeader, header_bytes, map_tensors, read_header
-from llmc.runtime.weights_memory import read_data
+from llmc.runtime.weights_memory import Loaded, read_data
 
 MAX_READ_BYTES = 256 << 20
 """Largest file that `Artifact.read` returns; only the weights may be larger."""
@@ -87,22 +87,18 @@ class Artifact:
             path = self.root / WEIGHTS
             _compare(path, _digest(path, self._descriptor), self.manifest.files[WEIGHTS])
 
-    def load_weights(self, *, verify: Verify = "full") -> npt.NDArray[np.uint8]:
-        """The data of the weights file read into memory, [data_bytes]; `weights_header` says what lies where.
-
-        "full" hashes it on its way there, which costs less than to hash the file first: an artifact that is opened
-        for this is opened with "fast". Raises ArtifactRejected.
+    def load_weights(self, *, verify: Verify = "full") -> "LoadedWeights":
+        """Read the weights into memory. "full" hashes them on their way; an artifact that is opened for this is
+        opened with "fast", since to hash the file before it is read costs more. Raises ArtifactRejected.
         """
         _check_verify(verify)
         path, record, header = self.root / WEIGHTS, self.manifest.files[WEIGHTS], self.weights_header
-        digest = hashlib.sha256(header.start) if verify == "full" else None
+        before = header.start if verify == "full" else None
         try:
-            data = read_data(self._descriptor, header.data_start, record.bytes - header.data_start, digest)
+            loaded = read_data(self._descriptor, header.data_start, record.bytes - header.data_start, before)
         except OSError as error:
             raise ArtifactRejected(f"{path}: cannot be read ({_reason(error)}); copy the artifact anew") from None
-        if digest is not None:
-            _compare(path, digest.hexdigest(), record)
-        return data
+        return LoadedWeights(header, loaded, path, record)
 
     def read(self, name: str) -> bytes:
         """The content of a file that the manifest lists, hashed again. Raises ArtifactRejected."""
@@ -119,6 +115,24 @@ class Artifact:
 
     def _names(self) -> str:
         return ", ".join(sorted(self.manifest.files)[:20])
+
+
+class LoadedWeights:
+    """The weights of an artifact in memory. Nothing may be computed with them before `check`."""
+
+    def __init__(self, header: WeightsHeader, loaded: Loaded, path: Path, record: FileRecord) -> None:
+        """Callers use `Artifact.load_weights`."""
+        self._header, self._loaded, self._path, self._record = header, loaded, path, record
+
+    def bytes(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """The bytes of each weight by name, each on a boundary of 64."""
+        data = self._loaded.data
+        return {name: data[info.begin : info.end] for name, info in self._header.tensors.items()}
+
+    def check(self) -> None:
+        """Wait for the hash, if it was asked for, and raise ArtifactRejected if it is not the manifest's."""
+        if self._loaded.hashing is not None:
+            _compare(self._path, self._loaded.hashing.result(), self._record)
 
 
 def _check_verify(verify: str) -> None:

@@ -1,4 +1,4 @@
-"""From an artifact to its native program: choose the library, see that it may run, read the weights.
+"""From an artifact to a session of its native program: choose the library, see that it may run, read the weights.
 
 Nothing here needs torch, so a process that only generates starts at once.
 """
@@ -9,14 +9,16 @@ from llmc.errors import ArtifactRejected
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.cpu_features import LEVELS, choose
 from llmc.runtime.cpu_program import CpuProgram
-from llmc.runtime.memory import Bytes
 from llmc.runtime.native_trust import built_here
+from llmc.runtime.session import Session
+from llmc.runtime.tokenizer import Tokenizer
+from llmc.runtime.tuning import read_tuning
 
 CPU = "cpu"
 """What the manifest calls the native program."""
 
 
-def open_cpu_program(
+def open_cpu_session(
     artifact: Artifact,
     *,
     cache: Path,
@@ -24,16 +26,18 @@ def open_cpu_program(
     trust: bool = False,
     threads: int | None = None,
     pin: bool = False,
-) -> CpuProgram:
-    """The native program of an artifact that was opened with "fast", ready to run.
+    tuned: bool = True,
+) -> Session:
+    """A session of the native program of an artifact that was opened with "fast".
 
     Args:
         artifact: what holds it.
-        cache: llmc's cache directory, where the libraries that this machine made are kept.
+        cache: llmc's cache directory, where the libraries that this machine made are kept, and what was tuned.
         verify: "full" hashes the weights as they are read.
         trust: run the library even if this machine did not make it.
         threads: how many compute; None is one for each CPU that this process may use.
         pin: whether each thread stays on a CPU of its own.
+        tuned: use what was measured on this machine.
 
     Raises:
         ArtifactRejected: there is no library for this machine, it may not run, or the weights are damaged.
@@ -42,7 +46,13 @@ def open_cpu_program(
     roles = artifact.manifest.programs.get(CPU, {})
     _, name = choose({level: roles[level] for level in LEVELS if level in roles})
     library = _allowed(artifact, name, cache, trust)
-    return CpuProgram(library, _weights(artifact, verify), threads=threads, pin=pin)
+    weights = artifact.load_weights(verify=verify)
+    program = CpuProgram(library, weights.bytes(), threads=threads, pin=pin)
+    if tuned:
+        program.tune(read_tuning(cache, program.threads))
+    tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
+    weights.check()
+    return Session(program, artifact.manifest.model, artifact.manifest.ranges, tokenizer)
 
 
 def _allowed(artifact: Artifact, name: str, cache: Path, trust: bool) -> Path | bytes:
@@ -56,9 +66,3 @@ def _allowed(artifact: Artifact, name: str, cache: Path, trust: bool) -> Path | 
             " it comes from, say --trust (trust=True), else build the artifact here or use --program reference"
         )
     return artifact.read(name)
-
-
-def _weights(artifact: Artifact, verify: Verify) -> dict[str, Bytes]:
-    """The bytes of each weight, in one piece of memory."""
-    data = artifact.load_weights(verify=verify)
-    return {name: data[info.begin : info.end] for name, info in artifact.weights_header.tensors.items()}

@@ -8,7 +8,9 @@ fits, the file is mapped instead: slower, since it then lies on small pages, but
 import hashlib
 import mmap
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,36 +22,44 @@ _SPARE = 1.05
 """How much more than the weights must be available for a copy of them."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """Data that is in memory, while its hash may still be under way."""
+
+    data: Bytes
+    hashing: "Future[str] | None"
+    """The SHA-256 of what goes before the data and the data; None if it was not asked for."""
+
+
 def read_data(
-    descriptor: int, begin: int, size: int, digest: "hashlib._Hash | None", available: int | None = None
-) -> Bytes:
-    """[size] the bytes of a file from `begin` on, in huge pages; added to `digest` as well, if there is one.
+    descriptor: int, begin: int, size: int, before: bytes | None = None, available: int | None = None
+) -> Loaded:
+    """[size] the bytes of a file from `begin` on, in huge pages; hashed behind the bytes `before`, unless that is None.
 
     `available` is the memory that may be used, as the system says when None. Raises OSError, also if the file is
     shorter.
     """
     available = available_bytes() if available is None else available
+    pieces = [(at, min(at + _PIECE, size)) for at in range(0, size, _PIECE)]
+    reading: list[Future[None]] = []
     try:
         if available is not None and size * _SPARE > available:
             raise MemoryError
         data = Region(size).bytes
+        readers = ThreadPoolExecutor(min(_READERS, len(pieces)) or 1)
+        reading = [readers.submit(_read_piece, descriptor, begin, data, at, end) for at, end in pieces]
+        readers.shutdown(wait=False)
     except MemoryError:
-        return _mapped(descriptor, begin, size, digest)
-    pieces = [(at, min(at + _PIECE, size)) for at in range(0, size, _PIECE)]
-    if len(pieces) <= 1:
-        _read_piece(descriptor, begin, data, 0, size)
-        if digest is not None:
-            digest.update(data.data)
-        return data
-    with ThreadPoolExecutor(min(_READERS, len(pieces))) as pool:
-        arriving: list[Future[None]] = [
-            pool.submit(_read_piece, descriptor, begin, data, at, end) for at, end in pieces
-        ]
-        for (at, end), piece in zip(pieces, arriving, strict=True):
-            piece.result()
-            if digest is not None:
-                digest.update(data[at:end].data)
-    return data
+        content = mmap.mmap(descriptor, begin + size, access=mmap.ACCESS_READ)
+        data = np.frombuffer(content, np.uint8, size, begin)
+    hashing = None
+    if before is not None:
+        hasher = ThreadPoolExecutor(1)
+        hashing = hasher.submit(_hash, before, data, [end for _, end in pieces], reading)
+        hasher.shutdown(wait=False)
+    for piece in reading:
+        piece.result()
+    return Loaded(data, hashing)
 
 
 def _read_piece(descriptor: int, begin: int, data: Bytes, at: int, end: int) -> None:
@@ -60,9 +70,17 @@ def _read_piece(descriptor: int, begin: int, data: Bytes, at: int, end: int) -> 
         at += count
 
 
-def _mapped(descriptor: int, begin: int, size: int, digest: "hashlib._Hash | None") -> Bytes:
-    content = mmap.mmap(descriptor, begin + size, access=mmap.ACCESS_READ)
-    data: Bytes = np.frombuffer(content, np.uint8, size, begin)
-    if digest is not None:
-        digest.update(data.data)
-    return data
+def _hash(before: bytes, data: Bytes, ends: Sequence[int], reading: "Sequence[Future[None]]") -> str:
+    """Hash what has arrived in as few calls as possible: between them this thread may have to wait for others."""
+    digest = hashlib.sha256(before)
+    done = 0
+    while done < len(reading):
+        reading[done].result()
+        here = done + 1
+        while here < len(reading) and reading[here].done():
+            here += 1
+        digest.update(data[ends[done - 1] if done else 0 : ends[here - 1]].data)
+        done = here
+    if not reading:
+        digest.update(data.data)  # mapped
+    return digest.hexdigest()

@@ -194,10 +194,10 @@ def test_data_of_a_file_is_read_and_hashed_or_mapped_where_memory_is_short(
     content = np.random.default_rng(0).integers(0, 256, 64 + size, np.uint8).tobytes()
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file:
-        digest = hashlib.sha256(content[:64])
-        data = read_data(file.fileno(), 64, size, digest, available)
-        assert data.tobytes() == content[64:]
-        assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
+        loaded = read_data(file.fileno(), 64, size, content[:64], available)
+        assert loaded.data.tobytes() == content[64:]
+        assert loaded.hashing is not None
+        assert loaded.hashing.result() == hashlib.sha256(content).hexdigest()
         if available is None:
             with pytest.raises(OSError, match="expected more"):
-                read_data(file.fileno(), 64, size + 1, None)
+                read_data(file.fileno(), 64, size + 1)

@@ -16,7 +16,7 @@ from llmc.errors import ArtifactRejected, BadOption
 from llmc.loading import load
 from llmc.runtime import open_program
 from llmc.runtime.artifact import Artifact
-from llmc.runtime.open_program import open_cpu_program
+from llmc.runtime.open_program import open_cpu_session
 
 TOKENS = [1, 2, 3, 0, 6]
 
@@ -111,7 +111,7 @@ def test_what_is_no_verification_and_no_program_is_refused(path: Path, here: Pat
     with pytest.raises(BadOption, match="is no kind of program; use cpu or reference"):
         load(path, program="gpu")
     with pytest.raises(BadOption, match="is not a way to check"):
-        open_cpu_program(Artifact.open(path), cache=here, verify="none")  # type: ignore[arg-type]
+        open_cpu_session(Artifact.open(path), cache=here, verify="none")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
