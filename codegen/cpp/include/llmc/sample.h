@@ -67,6 +67,10 @@ inline double exponential(double x) {
   return x < -708.0 ? 0.0 : y * std::bit_cast<double>(exponent);
 }
 
+inline void exponentials(const double* __restrict x, int64_t n, double* __restrict y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = exponential(x[i]);
+}
+
 /// The tokens that may still be chosen, in ascending order.
 struct Candidates {
   int32_t* token;
@@ -166,9 +170,14 @@ inline int64_t sample(const float* logits, int64_t n, const Sampling& how, const
   const double top = scores[first];
   for (int64_t i = 0; i < n; ++i) scores[i] = (scores[i] - top) / how.temperature;
   const double lowest = how.top_k > 0 && how.top_k < n ? greatest(scores, n, how.top_k, candidates.weight) : -INFINITY;
-  for (int64_t i = 0; i < n; ++i)
-    if (scores[i] >= lowest && scores[i] > -INFINITY) candidates.token[candidates.count++] = int32_t(i);
-  for (int64_t i = 0; i < candidates.count; ++i) candidates.weight[i] = exponential(scores[candidates.token[i]]);
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (scores[i] < lowest || scores[i] == -INFINITY) continue;
+    candidates.token[count] = int32_t(i);
+    scores[count++] = scores[i];
+  }
+  candidates.count = count;
+  exponentials(scores, count, candidates.weight);
   if (how.top_p < 1) keep_top_p(candidates, how.top_p, order);
   if (how.min_p > 0) candidates.filter([&](int64_t i) { return candidates.weight[i] >= how.min_p; });
 
