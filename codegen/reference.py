@@ -20,6 +20,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class ReferenceProgram:
     """Runs a packed graph on CPU tensors; implements `llmc.runtime.program.Program`."""
 
+    block_multiple = 1
+
     def __init__(
         self, module: fx.GraphModule, weights: Mapping[str, torch.Tensor], caches: Sequence[CacheSpec]
     ) -> None:

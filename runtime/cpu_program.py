@@ -88,6 +88,8 @@ class Description:
 class CpuProgram:
     """Runs a compiled program; implements `llmc.runtime.program.Program`. Not for use by several threads at a time."""
 
+    block_multiple = BLOCK_MULTIPLE
+
     def __init__(
         self,
         library: Path | bytes,

@@ -45,6 +45,9 @@ class CacheSpec:
 class Program(Protocol):
     """A compiled model, ready to run on this machine. It owns the memory of the cache; the runtime owns its map."""
 
+    block_multiple: int
+    """Blocks of the cache hold a multiple of so many tokens."""
+
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Set aside zeroed cache memory for `num_blocks` blocks of `block_size` tokens in every layer."""
 

@@ -4,6 +4,7 @@ Blocks are small and handed out in a scattered order, so that sequences cross bl
 block table are neighbours in memory.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from llmc.runtime.program import Batch, Program
 
 BLOCK_SIZE = 4
+"""Tokens in a block, or the fewest that the program has blocks for."""
 NUM_BLOCKS = 29
 _STRIDE = 11
 """Block b of the order of handing out is b * _STRIDE % NUM_BLOCKS; the two have no common divisor."""
@@ -22,7 +24,8 @@ class Driver:
 
     def __init__(self, program: Program) -> None:
         """Allocate a small cache in `program`; what it held is lost."""
-        program.allocate(NUM_BLOCKS, BLOCK_SIZE)
+        self._size = math.lcm(BLOCK_SIZE, program.block_multiple)
+        program.allocate(NUM_BLOCKS, self._size)
         self._program = program
         self._tables: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}
@@ -42,13 +45,13 @@ class Driver:
             begin = self._lengths.get(name, 0)
             self._lengths[name] = begin + len(tokens)
             table = self._tables.setdefault(name, [])
-            while len(table) * BLOCK_SIZE < self._lengths[name]:
+            while len(table) * self._size < self._lengths[name]:
                 table.append(self._handed_out * _STRIDE % NUM_BLOCKS)
                 self._handed_out += 1
             assert self._handed_out <= NUM_BLOCKS, "the sequences of a check fit into the cache"
             reach = range(begin, self._lengths[name])
             positions.extend(reach)
-            slots.extend(table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in reach)
+            slots.extend(table[p // self._size] * self._size + p % self._size for p in reach)
         tables = [self._tables[name] for name in pieces]
         blocks = np.zeros((len(tables), max(map(len, tables))), np.int64)
         for row, table in zip(blocks, tables, strict=True):

@@ -20,7 +20,7 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
     "ropes": ("llmc.rope",),
     "attentions": ("llmc.cached_attention",),
     "gated": ("llmc.gated_act",),
-    "moes": ("llmc.moe",),
+    "moes": ("llmc.moe", "llmc.moe_packed"),
 }
 """Columns of the table, and the operators that each counts in the compiled graph."""
 
@@ -53,6 +53,8 @@ class Row:
     """The largest error of any check, as a part of what is allowed."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Error of each check as a part of what is allowed."""
+    native: float | None = None
+    """Part of the graph's operators that run as native code; None if no model was compiled."""
 
 
 def run_zoo(
@@ -123,14 +125,17 @@ def _judge_compiled(family: str, module: Any, start: float, prove: bool) -> Row:
         by_name[name] = by_name.get(name, 0) + count
     ops = {column: sum(by_name.get(name, 0) for name in names) for column, names in COUNTED.items()}
     unfused = tuple(name for name in LEFTOVERS if name in by_name)
+    program: Any = compiled.report["program"]
+    native = 1.0 if program["kind"] == "cpu" else 0.0
     outcomes = check(compiled.session.program, module, compiled.session.facts.vocab_size)
     worst = max(outcome.ratio for outcome in outcomes)
     errors = {outcome.check: outcome.ratio for outcome in outcomes}
     if not all(outcome.passed for outcome in outcomes):
         wrong = ", ".join(outcome.check for outcome in outcomes if not outcome.passed)
-        return Row(family, "failed", f"wrong logits in {wrong}", seconds, ops, unfused, worst, errors)
+        return Row(family, "failed", f"wrong logits in {wrong}", seconds, ops, unfused, worst, errors, native)
     verdict = "compiled with unfused parts" if unfused else "compiled"
-    return Row(family, verdict, "", seconds, ops, unfused, worst, errors)
+    reason = "" if native else str(program["reason"])
+    return Row(family, verdict, reason, seconds, ops, unfused, worst, errors, native)
 
 
 def _import_early() -> None:

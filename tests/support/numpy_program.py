@@ -43,6 +43,8 @@ class NumpyProgram:
         self.o = [matrix(WIDTH, HEADS * HEAD) for _ in range(LAYERS)]
         self.head = matrix(VOCABULARY, WIDTH) * 4
 
+    block_multiple = 1
+
     def allocate(self, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
         self.allocated.append(num_blocks)
