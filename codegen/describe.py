@@ -22,7 +22,7 @@ from llmc.codegen.explanation import (
 from llmc.codegen.groups import ATTENTION
 from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, RowOp, RowRegion
 from llmc.codegen.repeats import Loop
-from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear
+from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear, linear_key
 from llmc.codegen.target import Target
 from llmc.ir.model import Model
 
@@ -56,7 +56,13 @@ def describe(
             choices = _choices(region, nodes, target, table)
             uses = tuple(VariantUse(choice.variant, *choice.m_range, choice.others) for choice in choices)
             kernels[function] = KernelRecord(
-                function, _kind(region), _shape(region), tuple(_fused(region)), lines.get(function, 0), uses
+                name=function,
+                kind=_kind(region),
+                shape=_shape(region),
+                fused=tuple(_fused(region)),
+                line=lines.get(function, 0),
+                tuned_as=linear_key(region.n, region.k, region.format) if isinstance(region, Linear) else "",
+                variants=uses,
             )
             cost = region_cost(_nodes(region, nodes), model)
             rows = R if _on_logits(region) else T

@@ -17,6 +17,9 @@ from llmc.runtime.checked_json import Field, parse
 VERSION = 1
 """Version of the JSON; rises when a field changes or goes."""
 
+NEVER_FROM = 1 << 30
+"""A variant that a table uses from so many rows on is not used."""
+
 _MOST = 1_000_000
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -86,7 +89,28 @@ class KernelRecord:
     """The operations done with the main one, in order."""
     line: int
     """Where it begins in the generated source; 0 if unknown."""
+    tuned_as: str
+    """The name of its crossovers in tuning tables, such as "960x576:int4"; empty if it has none."""
     variants: tuple[VariantUse, ...]
+
+    def with_crossovers(self, flat: int, gemm: int, source: str) -> "KernelRecord":
+        """The same linear with its flat and its gemm variant used from other numbers of rows on."""
+        used = {use.variant for use in self.variants}
+        reasons = {name: reason for use in self.variants for name, reason in use.others if name not in used}
+        starts = {"gemv": 1, "flat": min(flat, gemm), "gemm": gemm}
+        reasons |= {name: f"not used ({source})" for name, start in starts.items() if start >= NEVER_FROM}
+        legal = [name for name in starts if name not in reasons]
+        uses = []
+        for name, following in zip(legal, [*legal[1:], ""], strict=True):
+            last = starts[following] - 1 if following else None
+            if last is None or starts[name] <= last:
+                others = tuple(
+                    (other, reasons.get(other, f"used from {starts[other]} rows on ({source})"))
+                    for other in starts
+                    if other != name
+                )
+                uses.append(VariantUse(name, starts[name], last, others))
+        return replace(self, variants=tuple(uses))
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,14 @@ class ProgramExplanation:
         kernels = tuple(kernel for kernel in self.kernels if kernel.name in used)
         return replace(self, kernels=kernels, regions=chosen, loops=())
 
+    def with_crossovers(self, table: Mapping[str, tuple[int, int]], source: str) -> "ProgramExplanation":
+        """The same with the variants that a tuning table chooses; predictions stay as they are."""
+        kernels = tuple(
+            kernel.with_crossovers(*table[kernel.tuned_as], source) if kernel.tuned_as in table else kernel
+            for kernel in self.kernels
+        )
+        return replace(self, kernels=kernels)
+
     def with_measured(self, step: str, seconds: Sequence[float]) -> "ProgramExplanation":
         """The same with what each region took in a step of those sizes. Raises ValueError if their number differs."""
         if len(seconds) != len(self.regions):
@@ -195,13 +227,14 @@ def _within(op: str, origin: str) -> bool:
 
 
 def _kernel(item: Field) -> KernelRecord:
-    found = item.members(("name", "kind", "shape", "fused", "line", "variants"))
+    found = item.members(("name", "kind", "shape", "fused", "line", "tuned_as", "variants"))
     return KernelRecord(
         found["name"].text(),
         found["kind"].text(),
         found["shape"].text(),
         tuple(part.text() for part in found["fused"].items(_MOST)),
         found["line"].integer(0, _MOST),
+        found["tuned_as"].text(),
         tuple(_variant(part) for part in found["variants"].items(100)),
     )
 

@@ -4,7 +4,7 @@
     choose_attention(region, heads, key_heads, key_size, value_size, cache_bytes, target) -> list[Choice]
     linear_variants(n, k, format, target) -> list[Variant]          seconds of each as an expression of `M`, the rows
     predict(n, k, format, target) -> Crossover
-    Crossovers.from_json({"linear": {"960x576:int4": {"flat": 2, "gemm": 17, "device": ..., "date": ...}}})
+    Crossovers.from_json({"linear": {"960x576:int4": {"flat": 2, "gemm": 17, "source": "measured ..."}}})
 
 A linear is computed row by row (gemv: the weight is read for each), for a few rows at once (flat: read once for them,
 unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). The
@@ -28,6 +28,8 @@ M = sympy.Symbol("M", integer=True, positive=True)
 
 NEVER = 2**31 - 1
 """The crossover to a variant that is never used; fits a C int."""
+
+PREDICTED = "predicted"
 
 SCANNED_ROWS = 512
 """A variant that is not the fastest for up to so many rows is never used."""
@@ -99,43 +101,38 @@ class Crossover:
 
     flat: int
     gemm: int
-    measured: bool = False
-    device: str = ""
-    date: str = ""
-
-    @property
-    def source(self) -> str:
-        """Where the numbers come from."""
-        return f"measured on {self.device}, {self.date}" if self.measured else "predicted"
+    source: str = PREDICTED
+    """Where the numbers come from: `PREDICTED`, or such as "measured on an EPYC, 2026-11-21"."""
 
 
 @dataclass(frozen=True)
 class Crossovers:
-    """What was measured, by "NxK:format"; what is not here is predicted."""
+    """What is known of linears, by "NxK:format"; what is not known is `default`, or else predicted."""
 
     linear: Mapping[str, Crossover] = field(default_factory=dict)
+    default: Crossover | None = None
 
     def get(self, n: int, k: int, format: str, target: Target) -> Crossover:
-        """The crossover of a linear: the measured one, or else the predicted one."""
-        return self.linear.get(linear_key(n, k, format)) or predict(n, k, format, target)
+        """The crossover of a linear."""
+        return self.linear.get(linear_key(n, k, format)) or self.default or predict(n, k, format, target)
 
     def to_json(self) -> dict[str, object]:
-        """The same as plain values."""
+        """The same as plain values; the default aside."""
         return {"linear": {key: vars(self.linear[key]).copy() for key in sorted(self.linear)}}
 
     @staticmethod
-    def from_json(document: Mapping[str, object]) -> "Crossovers":
-        """Read a table, in which a crossover may also be a list [flat, gemm].
+    def from_json(document: Mapping[str, object], source: str = "measured") -> "Crossovers":
+        """Read a table, in which a crossover may also be a list [flat, gemm]; `source` is that of what names none.
 
-        Raises BadOption if it is not one, or a crossover is out of order.
+        Raises BadOption if it is not a table, or a crossover is out of order.
         """
         entries = document.get("linear", {})
         if not isinstance(entries, Mapping):
             raise BadOption("tuning table: `linear` is not a mapping")
-        return Crossovers({str(key): _crossover(str(key), entry) for key, entry in entries.items()})
+        return Crossovers({str(key): _crossover(str(key), entry, source) for key, entry in entries.items()})
 
 
-def _crossover(key: str, entry: object) -> Crossover:
+def _crossover(key: str, entry: object, source: str) -> Crossover:
     found: Mapping[str, object] = entry if isinstance(entry, Mapping) else {}
     if isinstance(entry, list) and len(entry) == 2:
         found = {"flat": entry[0], "gemm": entry[1]}
@@ -144,9 +141,7 @@ def _crossover(key: str, entry: object) -> Crossover:
         raise BadOption(
             f"tuning table: {key:.60} has flat {flat!r:.20} and gemm {gemm!r:.20}; expected 1 <= flat <= gemm"
         )
-    return Crossover(
-        flat, gemm, bool(found.get("measured", True)), str(found.get("device", "")), str(found.get("date", ""))
-    )
+    return Crossover(flat, gemm, str(found.get("source", source)))
 
 
 def linear_key(n: int, k: int, format: str) -> str:
@@ -234,7 +229,7 @@ def choose_linear(
 
 
 def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int) -> str:
-    if crossover.measured:
+    if crossover.source != PREDICTED:
         used = "not used" if start >= NEVER else f"used from {start} rows on"
         return f"{used} ({crossover.source})"
     ratio = float(other.seconds.subs(M, rows) / variant.seconds.subs(M, rows))

@@ -11,8 +11,9 @@ from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_c
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
 from llmc.codegen.lower import Unlowered
+from llmc.codegen.select import Crossover, Crossovers
 from llmc.codegen.target import Target
-from llmc.errors import BuildFailed
+from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
 from llmc.ir.weights import evaluate_each
 from llmc.options import Options, cache_directory
@@ -38,10 +39,11 @@ class NativeProgram:
 
         Costs are those of a machine that is always the same, so that equal builds explain themselves equally.
         """
+        default = Crossovers(default=Crossover(2, 17, "the default until `llmc tune` has measured"))
         source = self.source
         memory = str(source.description["memory"])
         target = Target.preset("avx512")
-        return describe(model, source.regions, source.functions, source.loops, source.text, memory, target)
+        return describe(model, source.regions, source.functions, source.loops, source.text, memory, target, default)
 
     def open(self, model: Model) -> CpuProgram:
         """The program in this process, with the weights of `model` evaluated one by one. Raises BuildFailed."""
@@ -54,9 +56,16 @@ def native_compiler(options: Options) -> tuple[Compiler | None, str]:
 
     Raises MissingTool if a native program is asked for and no compiler is found, BadOption for one that is none.
     """
-    if options.program != "cpu":
+    if options.program == "reference":
         return None, "native code was not asked for"
-    return find_compiler(options.compiler), ""
+    if options.program is None and options.stop_after is not None:
+        return None, "only some rewrites were asked for"
+    try:
+        return find_compiler(options.compiler), ""
+    except MissingTool as error:
+        if options.program is not None:
+            raise
+        return None, str(error)
 
 
 def emit_native(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmc.codegen.select import (
     NEVER,
+    PREDICTED,
     SCANNED_ROWS,
     Crossover,
     Crossovers,
@@ -60,13 +61,13 @@ def test_a_single_row_reads_the_weight_once_at_the_speed_of_memory() -> None:
 
 
 def test_measurements_win() -> None:
-    document = {"linear": {"960x576:int4": {"flat": 3, "gemm": 11, "device": "EPYC", "date": "2026-11-21"}}}
+    document = {"linear": {"960x576:int4": {"flat": 3, "gemm": 11, "source": "measured on an EPYC"}}}
     table = Crossovers.from_json(document)
     gemv, flat, gemm = choose_linear("qkv", 960, 576, "int4", HERE, table)
     assert [choice.m_range for choice in (gemv, flat, gemm)] == [(1, 2), (3, 10), (11, None)]
     assert gemv.others == (
-        ("flat", "used from 3 rows on (measured on EPYC, 2026-11-21)"),
-        ("gemm", "used from 11 rows on (measured on EPYC, 2026-11-21)"),
+        ("flat", "used from 3 rows on (measured on an EPYC)"),
+        ("gemm", "used from 11 rows on (measured on an EPYC)"),
     )
     assert Crossovers.from_json(json.loads(json.dumps(table.to_json()))) == table
     assert table.get(576, 960, "int4", HERE) == predict(576, 960, "int4", HERE)
@@ -93,7 +94,17 @@ def test_damaged_tables_are_refused(document: dict[str, object]) -> None:
 
 def test_an_empty_table_predicts() -> None:
     assert Crossovers.from_json({}) == Crossovers()
-    assert Crossover(2, 17).source == "predicted"
+    assert Crossover(2, 17).source == PREDICTED
+    listed = Crossovers.from_json({"linear": {"1x1:f32": [2, 9]}})
+    assert listed.linear["1x1:f32"] == Crossover(2, 9, "measured")
+
+
+def test_a_default_stands_for_what_is_not_known() -> None:
+    table = Crossovers({"960x576:int4": Crossover(3, 9, "measured")}, Crossover(2, 17, "default"))
+    assert table.get(960, 576, "int4", HERE).gemm == 9
+    assert table.get(961, 576, "int4", HERE).gemm == 17
+    (gemv, *_) = choose_linear("o", 961, 576, "int4", HERE, table)
+    assert dict(gemv.others)["gemm"] == "used from 17 rows on (default)"
 
 
 def test_attention_is_split_where_there_are_few_tiles() -> None:

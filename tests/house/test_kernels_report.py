@@ -32,8 +32,10 @@ PROGRAM = ProgramExplanation(
     target="avx512, 2 cores, 45.0 GB/s",
     memory="11264 bytes a token",
     kernels=(
-        KernelRecord("linear_0", "linear", "960 x 576, int4", ("rms_norm", "linear", "rope"), 77, (GEMV, FLAT)),
-        KernelRecord("attention_0", "attention", "9 heads on 3 of 64, k <= q", ("attention",), 120, ()),
+        KernelRecord(
+            "linear_0", "linear", "960 x 576, int4", ("rms_norm", "linear", "rope"), 77, "960x576:int4", (GEMV, FLAT)
+        ),
+        KernelRecord("attention_0", "attention", "9 heads on 3 of 64, k <= q", ("attention",), 120, "", ()),
     ),
     regions=(
         region("linear_packed", "linear_0", "model.layers.0.self_attn.{q_proj,k_proj} at m.py:1", 8e-6),
@@ -63,6 +65,24 @@ def test_equal_layers_share_a_row() -> None:
         ["attention_0", 2, "model.layers.*.self_attn", "9 heads on 3 of 64, k <= q: attention",
          "", "8.0 us", "4.0 KiB", "", "2.4 ms", "8.0 KiB"],
     ]  # fmt: skip
+
+
+def test_a_tuning_table_moves_the_crossovers() -> None:
+    no_panels = ("gemm", "there are no panels of these")
+    linear = replace(PROGRAM.kernels[0], variants=(replace(GEMV, others=(*GEMV.others, no_panels)), FLAT))
+    program = replace(PROGRAM, kernels=(linear, PROGRAM.kernels[1]))
+    tuned = program.with_crossovers({"960x576:int4": (5, 9), "1x1:f32": (2, 2)}, "measured here")
+    assert tuned.kernels[0].variants == (
+        VariantUse("gemv", 1, 4, (("flat", "used from 5 rows on (measured here)"), no_panels)),
+        VariantUse("flat", 5, None, (("gemv", "used from 1 rows on (measured here)"), no_panels)),
+    )
+    assert tuned.kernels[1] == PROGRAM.kernels[1]
+    every = linear.with_crossovers(1, 1, "measured here")
+    assert [use.variant for use in every.variants] == ["flat"]
+    never = PROGRAM.kernels[0].with_crossovers(1 << 30, 1 << 30, "measured here")
+    assert [(use.variant, use.last, dict(use.others)["flat"]) for use in never.variants] == [
+        ("gemv", None, "not used (measured here)")
+    ]
 
 
 def test_measurements_stand_beside_predictions() -> None:
