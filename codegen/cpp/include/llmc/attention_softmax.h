@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <limits>
 
+#include "llmc/activation.h"
 #include "llmc/simd.h"
 
 namespace llmc::softmax {
@@ -33,14 +34,11 @@ inline float power_of_two(float x) {
 struct Scale {
   float factor, softcap;  // softcap 0: none
 
-  Scale(float scale, float cap) : factor(cap > 0 ? scale * 2 * kLog2E / cap : scale * kLog2E), softcap(cap > 0 ? cap * kLog2E : 0) {}
+  Scale(float scale, float cap) : factor(cap > 0 ? scale / cap : scale * kLog2E), softcap(cap > 0 ? cap * kLog2E : 0) {}
 
   F32x16 operator()(F32x16 x) const {
     x = x * F32x16::broadcast(factor);
-    if (softcap == 0) return x;
-    // tanh(y) = 1 - 2 / (e^2y + 1), where e^2y beyond 2^100 makes no difference.
-    const F32x16 one = F32x16::broadcast(1.0f), power = power_of_two(min(F32x16::broadcast(100.0f), x));
-    return F32x16::broadcast(softcap) * (one - F32x16::broadcast(2.0f) / (power + one));
+    return softcap == 0 ? x : F32x16::broadcast(softcap) * tanh(x);
   }
 };
 
