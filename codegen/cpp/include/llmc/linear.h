@@ -14,7 +14,7 @@ namespace llmc {
 
 /// Rows from which the flat and the many-rows variant are used.
 struct Crossover {
-  int flat = 2, gemm = 17;
+  int flat = 2, gemm = 128;
 };
 
 /// Up to so many rows each thread prepares the activations for itself: cheaper than to share them at a barrier.
@@ -83,11 +83,7 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
           auto* panel = reinterpret_cast<PanelGroup<Format::has_min>*>(y + Part::rows * Part::width);
           if (many) linear_by_panels<Format>(list, x, t, n, y, Part::width, panel);
         }
-        if (rows < crossover.flat) {
-          for (int r = 0; r < n; ++r) linear_direct<Format>(list, x, t + r, 1, y + r * Part::width, Part::width);
-        } else if (!Format::quantized || !many) {
-          linear_direct<Format>(list, x, t, n, y, Part::width);
-        }
+        if (!Format::quantized || !many) linear_direct<Format>(list, x, t, n, rows < crossover.flat ? 1 : n, y, Part::width);
         for (int r = 0; r < n; ++r)
           for (int u = 0; u < count; ++u) out(t + r, unit + u, y + r * Part::width + u * TILES * kTileRows);
       }

@@ -39,12 +39,13 @@ inline void multiply_up_to(int rows, const Tile& w, const Tile& next, const Grou
   multiply<Format, R>(w, next, x, groups, groups, y, width, resume);
 }
 
-/// y[rows, width] of the tiles and the rows first.. of x, tile after tile from where the weights lie.
+/// y[rows, width] of the tiles and the rows first.. of x, tile after tile from where the weights lie, for at most `at_a_time`
+/// rows at a time.
 template <class Format>
-[[gnu::noinline]] void linear_direct(const TileList& list, const Activations<Format>& x, int64_t first, int rows, float* y,
-                                     int64_t width) {
+[[gnu::noinline]] void linear_direct(const TileList& list, const Activations<Format>& x, int64_t first, int rows,
+                                     int at_a_time, float* y, int64_t width) {
   constexpr int kMost = Format::quantized ? tile::Registers::int_rows : tile::Registers::float_rows;
-  const int passes = (rows + kMost - 1) / kMost;
+  const int most = std::min(at_a_time, kMost), passes = (rows + most - 1) / most;
   for (int block = 0; block < x.count; block += x.block) {
     const int groups = x.stride(block);
     for (int j = 0; j < list.count; ++j) {
@@ -68,6 +69,12 @@ inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, cons
   multiply_panel<HasMin, J, R>(panel, x, groups, groups, y, width, resume);
 }
 
+/// Fetches inputs that a kernel will read.
+template <class Group>
+inline void fetch_inputs(const Group* x, int count) {
+  for (int i = 0; i < count * static_cast<int>(sizeof(Group)); i += 64) __builtin_prefetch(reinterpret_cast<const char*>(x) + i);
+}
+
 /// Fills a panel with at most J tiles and multiplies it by all rows.
 template <class Format, int J>
 void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, PanelGroup<Format::has_min>* panel,
@@ -77,6 +84,7 @@ void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, Pan
   fill_panel<Format, J>(tiles, groups, panel);
   for (int r = 0; r < rows; r += kPanelRows) {
     ahead.step();
+    fetch_inputs(x + (r + kPanelRows) * groups, kPanelRows * groups);
     multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width, resume);
   }
 }
