@@ -58,6 +58,8 @@ class Description:
     vocabulary: int
     crossovers: tuple[str, ...]
     """Names of the choices that can be tuned, such as "960x576:int4"."""
+    regions: int
+    """How many regions a step has; 0 if it does not say."""
 
     @staticmethod
     def read(text: bytes) -> "Description":
@@ -82,6 +84,7 @@ class Description:
             arena_bytes_per_token=number("arena_bytes_per_token"),
             vocabulary=number("vocabulary"),
             crossovers=texts("crossovers") if "crossovers" in known else (),
+            regions=known["regions"].integer(0, 1 << 24) if "regions" in known else 0,
         )
 
 
@@ -105,7 +108,7 @@ class CpuProgram:
             weights: by name, each contiguous and on a 64-byte boundary; those that the program does not ask for are
                 not kept.
             threads: how many compute; None is one for each CPU that this process may use.
-            pin: whether each thread stays on a CPU of its own.
+            pin: whether each thread stays on a CPU of its own; the calling one, which computes too, stays free.
 
         Raises:
             ArtifactRejected: the library is no program for this runtime, or its weights are missing.
@@ -165,6 +168,23 @@ class CpuProgram:
         if code != 0:
             raise BadRequest(f"step: the program refused it with code {code}; this is a bug in llmc")
         return self._logits
+
+    def measure(self, batch: Batch) -> list[float]:
+        """Run one step; the seconds that each of its regions took, in the order in which they ran.
+
+        Raises ArtifactRejected if the program cannot tell.
+        """
+        regions = self.description.regions
+        if not regions or not hasattr(self._library, "llmc_measure"):
+            raise ArtifactRejected("program: does not say how long its regions take; build the artifact again")
+        self._bind(batch)
+        times = np.zeros(regions + 1, np.int64)
+        self._library.llmc_measure.argtypes = [ctypes.c_void_p] * 4
+        code = self._library.llmc_measure(self._machine, self._step_pointer, self._logits_address, address(times))
+        if code != 0:
+            raise BadRequest(f"step: the program refused it with code {code}; this is a bug in llmc")
+        seconds: list[float] = (np.diff(times) / 1e9).tolist()
+        return seconds
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block of every cache onto another."""

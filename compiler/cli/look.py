@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmc.cli.parameters import ArtifactDirectory, Json, Traceback
+from llmc.cli.parameters import ArtifactDirectory, Json, Threads, Traceback, Trust
+from llmc.errors import BadOption
 
 if TYPE_CHECKING:
     from llmc.codegen.explanation import ProgramExplanation
@@ -33,6 +34,11 @@ def explain(
         str | None,
         typer.Argument(metavar="[OP]", help="Only what concerns this op, rule, module, region or kernel."),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run the native program and show what its regions take here.")
+    ] = False,
+    threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -46,7 +52,9 @@ def explain(
     from llmc.runtime.artifact import Artifact
 
     artifact = Artifact.open(directory, verify="fast")
-    program = _program(artifact)
+    program = _program(artifact, threads)
+    if measure:
+        program = _measured(artifact, program, threads=threads, trust=trust)
     if program is not None and op is not None:
         program = program.concerning(op)
     shown = program is not None and bool(program.regions)
@@ -109,12 +117,35 @@ def zoo(
         raise typer.Exit(1)
 
 
-def _program(artifact: "Artifact") -> "ProgramExplanation | None":
-    """What the artifact says of its native program; None if it has none, or says nothing. Raises ArtifactRejected."""
+def _program(artifact: "Artifact", threads: int | None) -> "ProgramExplanation | None":
+    """What the artifact says of its native program, with what was tuned here; None if it has none, or says nothing.
+
+    Raises ArtifactRejected.
+    """
     from llmc.codegen.explanation import ProgramExplanation
+    from llmc.options import cache_directory
+    from llmc.runtime.cpu_features import usable_cpus
+    from llmc.runtime.tuning import read_tuning
 
     name = artifact.manifest.programs.get("cpu", {}).get("explanation")
-    return None if name is None else ProgramExplanation.from_json(artifact.read(name))
+    if name is None:
+        return None
+    table = read_tuning(cache_directory(), threads or len(usable_cpus()))
+    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(table, "measured by `llmc tune`")
+
+
+def _measured(
+    artifact: "Artifact", program: "ProgramExplanation | None", *, threads: int | None, trust: bool
+) -> "ProgramExplanation":
+    from llmc.loading import load
+    from llmc.measure_regions import measured
+    from llmc.runtime.cpu_program import CpuProgram
+
+    if program is None:
+        raise BadOption(f"measure: {artifact.root} holds no native program; build it with --program cpu")
+    running = load(artifact.root, verify="fast", program="cpu", threads=threads, trust=trust).session.program
+    assert isinstance(running, CpuProgram), "that is what was asked for"
+    return measured(program, running, artifact.manifest.ranges)
 
 
 def _manifest(directory: Path) -> dict[str, object]:

@@ -131,6 +131,14 @@ def test_explain_of_a_kernel_says_why_not_the_others(artifact: Path, capsys: pyt
     assert main(["explain", str(artifact), "nothing"]) == 2
 
 
+def test_measuring_needs_a_native_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = native_artifact.write(tmp_path / "plain.llmc")
+    assert main(["explain", str(plain)]) == 0
+    assert "kernels:" not in capsys.readouterr().out
+    assert main(["explain", str(plain), "--measure"]) == 2
+    assert "holds no native program" in capsys.readouterr().err
+
+
 def test_explain_in_json(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(artifact), "attention_0", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
