@@ -29,7 +29,7 @@ inline constexpr int kRounds = 10;   // of the barrier: enough for 1024 threads
 // In pauses of 15 to 60 ns. A barrier that takes longer waits for a thread that has lost its core: give ours away. Workers
 // stay awake between two steps for as long as a program takes to choose a token.
 inline constexpr int kSpinsBeforeYield = 1024;
-inline constexpr int kSpinsBeforeSleep = 2048;
+inline constexpr int kSpinsBeforeSleep = 1 << 16;
 
 inline void pause_core() {
 #if defined(__x86_64__)
