@@ -67,7 +67,7 @@ def _speeds(result: BenchResult) -> Table:
 
 def _needs(result: BenchResult) -> Table:
     accuracy = any(engine.accuracy for engine in result.engines)
-    columns = ["engine", "version", "weights MB", "load s", "first token ms", "peak RSS MB"]
+    columns = ["engine", "version", "weights MB", "load + import s", "first token ms", "peak RSS MB"]
     columns += ["KL", "perplexity", "top-1"] if accuracy else []
     rows = [[*_need(engine, result), *(_exactness(engine) if accuracy else [])] for engine in result.engines]
     return Table("load, memory, accuracy" if accuracy else "load and memory", columns, rows, left=2)

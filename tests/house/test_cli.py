@@ -17,11 +17,25 @@ HEAVY = {"torch", "transformers", "numpy", "sympy", "safetensors", "tokenizers",
 def test_help_shows_the_commands_and_the_exit_codes(llmc: Llmc) -> None:
     done = llmc("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("build", "run", "inspect", "verify", "bisect", "explain", "doctor", "zoo", "Exit codes"):
+    for word in (
+        "build",
+        "run",
+        "inspect",
+        "verify",
+        "bisect",
+        "explain",
+        "bench",
+        "tune",
+        "doctor",
+        "zoo",
+        "Exit codes",
+    ):
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", ["build", "run", "inspect", "verify", "bisect", "explain", "zoo", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["build", "run", "inspect", "verify", "bisect", "explain", "bench", "tune", "zoo", "doctor"]
+)
 def test_each_command_has_help_with_json_and_traceback(llmc: Llmc, command: str) -> None:
     done = llmc(command, "--help", COLUMNS="200")
     assert (done.returncode, done.stderr) == (0, "")
@@ -62,7 +76,10 @@ def test_the_version_is_printed(llmc: Llmc) -> None:
     ("arguments", "message"),
     [
         (["bild"], "no such command 'bild'; did you mean 'build'; see `llmc --help`"),
-        (["build", "--dtpe"], "no such option: --dtpe; possible options: --dtype, --dump, --kv-dtype; see `llmc build --help`"),
+        (
+            ["build", "--dtpe"],
+            "no such option: --dtpe; possible options: --dtype, --dump, --kv-dtype; see `llmc build --help`",
+        ),
         (["build"], "missing argument 'MODEL'; see `llmc build --help`"),
         (["build", "m", "-o", "a", "--dtype", "int3"], "dtype: 'int3' is not a dtype of a compiled model"),
         (["build", "m", "-o", "a", "--max-context", "0"], "max context: 0 is less than 1 token"),
