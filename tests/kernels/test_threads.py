@@ -26,7 +26,7 @@ def stress(threads: int, runs: int, rounds: int, cpus: list[int] | None = None) 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_barrier_orders_memory(threads: int) -> None:
     spare = len(os.sched_getaffinity(0)) >= threads
-    assert stress(threads, runs=50, rounds=2000 if spare else 20) == 0
+    assert stress(threads, runs=20, rounds=500 if spare else 20) == 0
 
 
 def test_more_threads_than_cores() -> None:

@@ -48,7 +48,7 @@ EXPORT double idle_cost(int threads, double wall) {
   Pool pool(threads, nullptr, 64);
   if (!pool.ok()) return -1;
   pool.run([](Team& team, void*) { team.barrier(); }, nullptr);
-  const timespec settle{0, 20'000'000}, rest{time_t(wall), long((wall - double(time_t(wall))) * 1e9)};
+  const timespec settle{0, 100'000'000}, rest{time_t(wall), long((wall - double(time_t(wall))) * 1e9)};
   nanosleep(&settle, nullptr);
   const double before = seconds(CLOCK_PROCESS_CPUTIME_ID);
   nanosleep(&rest, nullptr);

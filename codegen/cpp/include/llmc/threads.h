@@ -27,7 +27,7 @@ inline constexpr size_t kLine = 64;  // bytes of a cache line
 inline constexpr int kRounds = 10;   // of the barrier: enough for 1024 threads
 
 // In pauses of 15 to 60 ns. A barrier that takes longer waits for a thread that has lost its core: give ours away. Workers
-// stay awake between two steps for as long as a program takes to choose a token.
+// stay awake between two steps for as long as a program takes to choose a token: one to four milliseconds.
 inline constexpr int kSpinsBeforeYield = 1024;
 inline constexpr int kSpinsBeforeSleep = 1 << 16;
 
