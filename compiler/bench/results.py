@@ -15,8 +15,8 @@ SCHEMA = "llmc.bench/1"
 class Sample:
     """One repetition."""
 
-    round: int
-    """The round that it was part of: samples of one round were taken within seconds of each other."""
+    reading: int
+    """The reading of the bandwidth just before it; the engines' samples of one workload and round share one."""
     rate: float
     """Tokens per second, of all sequences together."""
     first_token: float
@@ -71,7 +71,7 @@ class BenchResult:
     processor: str
     workloads: list[Workload]
     bandwidths: list[Bandwidth]
-    """One for each round."""
+    """One reading for each workload and round."""
     peaks: Peaks
     engines: list[EngineResult]
 
@@ -96,14 +96,14 @@ class BenchResult:
             return None
         step_bytes = engine.weight_bytes + work.sequences * costs.cache_bytes(work.mean_position)
         return statistics.median(
-            sample.rate / work.sequences * step_bytes / self.bandwidths[sample.round].best for sample in samples
+            sample.rate / work.sequences * step_bytes / self.bandwidths[sample.reading].best for sample in samples
         )
 
     def ratio(self, engine: EngineResult, workload: str) -> float | None:
         """llmc's speed over the engine's: the median of the ratios within each round."""
-        ours = {sample.round: sample.rate for sample in self.engines[0].samples.get(workload, [])}
-        theirs = {sample.round: sample.rate for sample in engine.samples.get(workload, [])}
-        ratios = [ours[round] / theirs[round] for round in ours.keys() & theirs.keys()]
+        ours = {sample.reading: sample.rate for sample in self.engines[0].samples.get(workload, [])}
+        theirs = {sample.reading: sample.rate for sample in engine.samples.get(workload, [])}
+        ratios = [ours[reading] / theirs[reading] for reading in ours.keys() & theirs.keys()]
         return statistics.median(ratios) if ratios else None
 
     def to_json(self) -> dict[str, object]:

@@ -124,30 +124,31 @@ def _round(
     result: BenchResult,
     machine: Machine,
     vocabulary: int,
-    round: int,
+    turn: int,
     *,
     warm_up: bool,
 ) -> None:
     """Each workload on each engine; the order of the engines turns from round to round."""
-    result.bandwidths.append(machine.bandwidth())
-    first = round % len(running)
+    first = turn % len(running)
     for work in works:
+        reading = len(result.bandwidths)
+        result.bandwidths.append(machine.bandwidth())
         for engine in (*running[first:], *running[:first]):
             engine.process.resume()
             if warm_up:  # the first run of each size allocates and compiles
                 _sample(engine, work, vocabulary, -1)
-            engine.result.samples.setdefault(work.name, []).append(_sample(engine, work, vocabulary, round))
+            engine.result.samples.setdefault(work.name, []).append(_sample(engine, work, vocabulary, reading))
             engine.process.pause()
 
 
-def _sample(engine: Running, work: Workload, vocabulary: int, round: int) -> Sample:
+def _sample(engine: Running, work: Workload, vocabulary: int, reading: int) -> Sample:
     """One repetition. At a depth the prompt of the warm-up is used again, so that it is computed once only."""
     deep = _deep(work)
-    prompts = work.prompts(vocabulary, 0 if deep else round)
+    prompts = work.prompts(vocabulary, 0 if deep else reading)
     first, steps, peak = engine.process.run(prompts, work.steps + 1, fresh=not deep)
     if not deep:
         engine.result.peak_rss = max(engine.result.peak_rss, peak)
-    return Sample(round, work.tokens / (first if work.kind == "prefill" else sum(steps)), first)
+    return Sample(reading, work.tokens / (first if work.kind == "prefill" else sum(steps)), first)
 
 
 def _start_own(plan: Plan, costs: Costs) -> Running:

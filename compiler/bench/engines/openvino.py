@@ -18,6 +18,10 @@ import openvino_genai
 class Engine:
     """One model in OpenVINO GenAI."""
 
+    def __init__(self) -> None:
+        """No request yet."""
+        self._request: Any = None
+
     def prepare(self, source: str, target: str, format: str) -> None:
         """`optimum-cli export openvino`, asymmetric, in groups that divide the width of the model."""
         tool = Path(sys.executable).with_name("optimum-cli")
@@ -30,8 +34,9 @@ class Engine:
 
     def load(self, model: str, threads: int) -> Mapping[str, object]:
         """Compile for latency on so many threads."""
-        options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        self._pipe = openvino_genai.LLMPipeline(model, "CPU", **options)
+        self._model = Path(model)
+        self._options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        self._pipe = openvino_genai.LLMPipeline(model, "CPU", **self._options)
         return {"version": f"openvino-genai {openvino_genai.__version__.split('-')[0]}"}
 
     def run(self, prompts: Sequence[Sequence[int]], new: int, fresh: bool) -> tuple[float, list[float]]:
@@ -47,5 +52,18 @@ class Engine:
         return first, [(total - first) / (new - 1)] * (new - 1) if new > 1 else []
 
     def logits(self, tokens: Sequence[int]) -> Any:  # noqa: ANN401
-        """The pipeline gives none."""
-        raise NotImplementedError
+        """See `llmc.bench.worker.Engine`: by the same model without the pipeline, which keeps the last row only."""
+        if self._request is None:
+            model = openvino.Core().compile_model(self._model / "openvino_model.xml", "CPU", self._options)
+            self._request = model.create_infer_request()
+        self._request.reset_state()
+        count = len(tokens)
+        given = {
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, count), np.int64),
+            "position_ids": np.arange(count, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        names = {name for port in self._request.model_inputs for name in port.names}
+        self._request.infer({name: value for name, value in given.items() if name in names})
+        return np.array(self._request.get_tensor("logits").data, np.float32)[0]
