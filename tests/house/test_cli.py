@@ -172,6 +172,7 @@ def test_every_error_class_and_every_code_is_tested() -> None:
 
 def test_a_missing_package_ends_in_4(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "llmc.driver", None)
+    monkeypatch.delattr("llmc.driver", raising=False)
     assert main(["build", str(tmp_path), "-o", str(tmp_path / "a")]) == 4
     assert "package llmc.driver is not installed; see `llmc doctor`" in capsys.readouterr().err
 
