@@ -12,7 +12,7 @@ import llmc
 def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference program of a llama with two layers, 64 tokens in the vocabulary and a context of 128."""
     directory = tmp_path_factory.mktemp("bench") / "tiny.llmc"
-    return llmc.compile(tiny("llama"), prove=False).save(directory)
+    return llmc.compile(tiny("llama"), prove=False, program="reference").save(directory)
 
 
 @pytest.fixture(scope="session")

@@ -26,12 +26,31 @@ def test_operations_are_two_for_each_weight_of_a_linear(tiny_artifact: Path) -> 
 
 def test_a_table_that_is_only_looked_up_is_not_read(tiny_artifact: Path, tmp_path: Path) -> None:
     tied = tiny("llama", tie_word_embeddings=True)
-    artifact = llmc.compile(tied, prove=False).save(tmp_path / "tied.llmc")
+    artifact = llmc.compile(tied, prove=False, program="reference").save(tmp_path / "tied.llmc")
     table = _sizes(tied)["model.embed_tokens.weight"] * 4
     apart, shared = (costs_of(Artifact.open(path)) for path in (tiny_artifact, artifact))
     assert abs(apart.weight_bytes - shared.weight_bytes) < 500, "whether the head has a table of its own or not"
     linears = 4 * sum(size for name, size in _sizes(tied).items() if "proj" in name)
     assert linears + table <= shared.weight_bytes < linears + table + 2000, "and norms and frequencies"
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_packed_weights_are_counted_as_what_they_stand_for(family: str, tmp_path: Path) -> None:
+    """int4 pads rows and columns, which changes bytes, not operations; of experts only the chosen ones count."""
+    plain, packed = (
+        costs_of(
+            Artifact.open(
+                llmc.compile(tiny(family), prove=False, program="reference", quantize=how).save(
+                    tmp_path / f"{how}.llmc"
+                )
+            )
+        )
+        for how in ("float", "int4")
+    )
+    assert packed.format == "int4"
+    assert packed.row_operations == plain.row_operations
+    assert packed.weight_bytes < plain.weight_bytes / 2
+    assert plain.token_operations <= packed.token_operations < plain.token_operations * 1.7
 
 
 @pytest.mark.parametrize(
