@@ -53,10 +53,10 @@ def test_rms_norm_in_place(isa: Isa) -> None:
 
 @isas
 def test_zeros_and_nans(isa: Isa) -> None:
-    y = torch.empty(33)
+    y, zeros = torch.empty(33), torch.zeros(33)
     values = None, ctypes.c_float(1e-6), ctypes.c_float(0), pointer(y)
-    row_kernels(isa).rms(0, pointer(torch.zeros(33)), size(1), size(33), *values)
-    assert torch.equal(y, torch.zeros(33))
+    row_kernels(isa).rms(0, pointer(zeros), size(1), size(33), *values)
+    assert torch.equal(y, zeros)
     bad = torch.zeros(33)
     bad[32] = torch.nan
     row_kernels(isa).rms(0, pointer(bad), size(1), size(33), *values)

@@ -1,5 +1,5 @@
-// Activation functions on sixteen floats. Each is within a few ulp of its value, or within 1e-7 where that is near 0 for
-// a large argument.
+// Activation functions on sixteen floats. Each is within a few ulp of its value, or within 1e-7 where that is near 0
+// for a large argument.
 #pragma once
 
 #include "llmc/simd.h"
@@ -66,7 +66,8 @@ template <class Act>
 inline void gated_act_row(const float* gate, const float* up, int64_t n, Act act, float* y) {
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) (act(F32x16::loadu(gate + i)) * F32x16::loadu(up + i)).storeu(y + i);
-  if (i < n) (act(F32x16::load_n(gate + i, int(n - i))) * F32x16::load_n(up + i, int(n - i))).store_n(y + i, int(n - i));
+  const int left = int(n - i);
+  if (left > 0) (act(F32x16::load_n(gate + i, left)) * F32x16::load_n(up + i, left)).store_n(y + i, left);
 }
 
 }  // namespace llmc

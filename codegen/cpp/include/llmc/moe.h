@@ -1,8 +1,8 @@
 // Mixtures of experts: each token's K experts, and their weighted sum.
 //
-// Slots (a token and one of its experts) are sorted by expert; an expert's two products are then `linear`s over its rows,
-// by the whole team. Slots do not meet before the sum, whose order is that of the token's slots: a token's result does
-// not depend on what other tokens chose.
+// Slots (a token and one of its experts) are sorted by expert; an expert's two products are then `linear`s over its
+// rows, by the whole team. Slots do not meet before the sum, whose order is that of the token's slots: a token's result
+// does not depend on what other tokens chose.
 #pragma once
 
 #include <cstring>
@@ -23,8 +23,8 @@ struct Mixture {
   static constexpr int up_rows = gated ? 2 * F : F;
   static constexpr int up_tiles = (up_rows + kTileRows - 1) / kTileRows, down_tiles = (D + kTileRows - 1) / kTileRows;
 
-  /// Whether the gate and the up part of an element are in one unit of the product, so that they meet in registers. They
-  /// are not when the up part begins within a tile: then the second product reads both.
+  /// Whether the gate and the up part of an element are in one unit of the product, so that they meet in registers.
+  /// They are not when the up part begins within a tile: then the second product reads both.
   static constexpr bool paired = gated && F % kTileRows == 0;
   static constexpr int widest(int tiles) { return tiles % 4 == 0 ? 4 : tiles % 2 == 0 ? 2 : 1; }
   static constexpr int gate_unit = F / kTileRows % 2 == 0 ? 2 : 1;  // tiles of each of the two parts
@@ -53,7 +53,8 @@ constexpr size_t moe_scratch_bytes() {
                   scratch_bytes<typename Shape::Down, Shape::F, Shape::down_unit>());
 }
 
-/// Sorts slots by expert, those of one expert in ascending order: expert e has order[starts[e]] to order[starts[e + 1]].
+/// Sorts slots by expert, those of one expert in ascending order: expert e has order[starts[e]] to order[starts[e +
+/// 1]].
 template <int E>
 inline void sort_slots(const int64_t* ids, int64_t count, int* starts, int* order) {
   std::memset(starts, 0, (E + 1) * sizeof(int));
@@ -129,7 +130,9 @@ inline void expert_up(Team& team, const Slots<Shape>& all, Weights weights, cons
   constexpr int kTiles = Shape::up_unit, kHalf = Shape::gate_unit, kRows = Shape::up_rows;
   all.each_expert([&](int e, const int* slots, int count, std::byte* packed) {
     const UpBias* bias = biases == nullptr ? nullptr : biases + int64_t(e) * kRows;
-    const auto in = [&](int64_t r, float* to) { std::memcpy(to, x + slots[r] / Shape::K * Shape::D, Shape::D * sizeof(float)); };
+    const auto in = [&](int64_t r, float* to) {
+      std::memcpy(to, x + slots[r] / Shape::K * Shape::D, Shape::D * sizeof(float));
+    };
     const auto tile_of = [e](int unit, int j) {
       constexpr int half = Shape::gate_unit;
       const int first = e * Shape::up_tiles;
@@ -156,8 +159,8 @@ inline void expert_up(Team& team, const Slots<Shape>& all, Weights weights, cons
 
 /// The second product.
 template <class Shape, class DownBias, class Act>
-inline void expert_down(Team& team, const Slots<Shape>& all, Weights weights, const DownBias* biases, Crossover crossover,
-                        Limits limits, Act act) {
+inline void expert_down(Team& team, const Slots<Shape>& all, Weights weights, const DownBias* biases,
+                        Crossover crossover, Limits limits, Act act) {
   constexpr int kTiles = Shape::down_unit, kInputs = Shape::F;
   all.each_expert([&](int e, const int* slots, int count, std::byte* packed) {
     const DownBias* bias = biases == nullptr ? nullptr : biases + int64_t(e) * Shape::D;
@@ -179,8 +182,8 @@ inline void expert_down(Team& team, const Slots<Shape>& all, Weights weights, co
         with_bias(y + j * kTileRows, bias, row, Shape::D).store(all.results + slots[r] * Shape::result_width + row);
       }
     };
-    linear<typename Shape::Down, kInputs, kTiles>(team, count, Shape::down_tiles / kTiles, weights, crossover, packed, in,
-                                                  tile_of, out);
+    linear<typename Shape::Down, kInputs, kTiles>(team, count, Shape::down_tiles / kTiles, weights, crossover, packed,
+                                                  in, tile_of, out);
   });
 }
 
@@ -189,8 +192,8 @@ inline void expert_down(Team& team, const Slots<Shape>& all, Weights weights, co
 /// `shared` has rows * moe_shared_bytes<Shape>() bytes. The caller puts a barrier after it.
 template <class Shape, class UpBias, class DownBias, class Act>
 void moe(Team& team, int64_t rows, const ExpertWeights<UpBias, DownBias>& weights, Crossover up_crossover,
-         Crossover down_crossover, std::byte* shared, const float* x, const int64_t* ids, const float* gates, Limits limits,
-         Act act, float* y) {
+         Crossover down_crossover, std::byte* shared, const float* x, const int64_t* ids, const float* gates,
+         Limits limits, Act act, float* y) {
   const Slots<Shape> all(shared, rows);
   if (team.tid == 0) sort_slots<Shape::E>(ids, rows * Shape::K, all.starts, all.order);
   team.barrier();

@@ -24,7 +24,8 @@ inline float sum_of(const float* x, int64_t step, int64_t n, F f) {
   return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-/// y = (x - mean) * factor * (offset + weight) + bias, 16 elements at a time; null weight and bias leave their part out.
+/// y = (x - mean) * factor * (offset + weight) + bias, 16 elements at a time; null weight and bias leave their part
+/// out.
 template <class W, class B>
 inline void scale_row(const float* x, int64_t step, int64_t n, float mean, float factor, const W* weight, float offset,
                       const B* bias, float* y) {
@@ -48,7 +49,8 @@ inline void rms_norm_row(const float* x, int64_t step, int64_t n, const W* weigh
 
 /// y[i] = (x[i * step] - mean) / sqrt(variance + eps) * weight[i] + bias[i]; otherwise as `rms_norm_row`.
 template <class W, class B>
-inline void layer_norm_row(const float* x, int64_t step, int64_t n, const W* weight, const B* bias, float eps, float* y) {
+inline void layer_norm_row(const float* x, int64_t step, int64_t n, const W* weight, const B* bias, float eps,
+                           float* y) {
   const float mean = sum_of(x, step, n, [](F32x16 v, int) { return v; }) / float(n);
   const F32x16 shift = F32x16::broadcast(mean);
   const float squares = sum_of(x, step, n, [shift](F32x16 v, int count) {

@@ -1,5 +1,5 @@
-// The next token from a row of logits, in float64, by the rules and in the order of Hugging Face's `generate`: repetition
-// penalty, temperature, top-k, top-p, min-p.
+// The next token from a row of logits, in float64, by the rules and in the order of Hugging Face's `generate`:
+// repetition penalty, temperature, top-k, top-p, min-p.
 #pragma once
 
 #include <algorithm>
@@ -148,9 +148,10 @@ inline void keep_top_p(Candidates& all, double top_p, int32_t* order) {
   all.filter([&](int64_t i) { return weight[i] > lowest || (weight[i] == lowest && i <= last); });
 }
 
-/// The next token given its n logits, or -1 if they are not numbers. `seen` [n] marks the tokens that are penalised, or is
-/// null; `random` is uniform in [0, 1); `scratch` has sample_scratch_bytes(n), aligned to 8.
-inline int64_t sample(const float* logits, int64_t n, const Sampling& how, const uint8_t* seen, double random, void* scratch) {
+/// The next token given its n logits, or -1 if they are not numbers. `seen` [n] marks the tokens that are penalised, or
+/// is null; `random` is uniform in [0, 1); `scratch` has sample_scratch_bytes(n), aligned to 8.
+inline int64_t sample(const float* logits, int64_t n, const Sampling& how, const uint8_t* seen, double random,
+                      void* scratch) {
   const bool penalised = seen != nullptr && how.repetition_penalty != 1.0;
   const int64_t likeliest = argmax(logits, n);
   if (likeliest < 0 || (how.temperature == 0 && !penalised)) return likeliest;

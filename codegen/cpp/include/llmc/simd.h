@@ -1,7 +1,7 @@
 // Sixteen floats as one value, in the widest vectors that the target has.
 //
-// F32x16 is the type of all kernels that are not matrix products. A sum over lanes has one order on every target: lane i
-// with lane i + 8, then + 4, + 2, + 1. `fma` rounds once where the target can (AVX2 and up), else twice.
+// F32x16 is the type of all kernels that are not matrix products. A sum over lanes has one order on every target: lane
+// i with lane i + 8, then + 4, + 2, + 1. `fma` rounds once where the target can (AVX2 and up), else twice.
 #pragma once
 
 #include <bit>

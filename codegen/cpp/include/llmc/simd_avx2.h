@@ -17,7 +17,8 @@ struct F32x16 {
   static F32x16 loadu(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   /// The first n lanes from p, the others 0; reads no further than p[n].
   static F32x16 load_n(const float* p, int n) {
-    return {_mm256_maskload_ps(p, first_lanes(n)), n > 8 ? _mm256_maskload_ps(p + 8, first_lanes(n - 8)) : _mm256_setzero_ps()};
+    const __m256 high = n > 8 ? _mm256_maskload_ps(p + 8, first_lanes(n - 8)) : _mm256_setzero_ps();
+    return {_mm256_maskload_ps(p, first_lanes(n)), high};
   }
   static F32x16 broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -74,7 +75,9 @@ inline __m256 scale_by_power(__m256 a, __m256 n) {
   return _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(whole, half)));
 }
 /// a * 2^n for integers n; overflows to infinity and rounds once where the result is subnormal.
-inline F32x16 scale_by_power(F32x16 a, F32x16 n) { return {scale_by_power(a.low, n.low), scale_by_power(a.high, n.high)}; }
+inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  return {scale_by_power(a.low, n.low), scale_by_power(a.high, n.high)};
+}
 
 template <int KIND>
 inline Mask16 compare(F32x16 a, F32x16 b) {
@@ -125,7 +128,8 @@ inline F32x16 load_16(const bf16* p) {
 inline __m128i to_bf16(__m256 a) {
   const __m256i bits = _mm256_castps_si256(a);
   const __m256i top = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));  // just below it where the last bit kept is 0
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   const __m256i chosen = _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
   return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));

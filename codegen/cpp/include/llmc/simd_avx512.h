@@ -66,7 +66,9 @@ inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 inline float reduce_min(F32x16 a) { return _mm512_reduce_min_ps(a.v); }
 
 inline F32x16 load_16(const float* p) { return F32x16::loadu(p); }
-inline F32x16 load_16(const f16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline F32x16 load_16(const f16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
 inline F32x16 load_16(const bf16* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
@@ -83,7 +85,8 @@ inline __m256i to_f16(F32x16 a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAR
 inline __m256i to_bf16(F32x16 a) {
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));  // just below it where the last bit kept is 0
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
   const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), rounded, quiet));
 }

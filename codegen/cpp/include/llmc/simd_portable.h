@@ -62,7 +62,9 @@ inline F32x16 abs(F32x16 a) {
   return by_quarters(a, [](Float4 x) { return std::bit_cast<Float4>(std::bit_cast<Int4x>(x) & 0x7fffffff); });
 }
 inline F32x16 sqrt(F32x16 a) {
-  return by_quarters(a, [](Float4 x) { return Float4{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), std::sqrt(x[3])}; });
+  return by_quarters(a, [](Float4 x) {
+    return Float4{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), std::sqrt(x[3])};
+  });
 }
 /// The magnitude of a with the sign of b.
 inline F32x16 copysign(F32x16 a, F32x16 b) {
@@ -87,12 +89,20 @@ inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
   });
 }
 
-inline Mask16 operator<(F32x16 a, F32x16 b) { return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x < y); }); }
-inline Mask16 operator<=(F32x16 a, F32x16 b) { return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x <= y); }); }
-inline Mask16 operator==(F32x16 a, F32x16 b) { return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x == y); }); }
+inline Mask16 operator<(F32x16 a, F32x16 b) {
+  return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x < y); });
+}
+inline Mask16 operator<=(F32x16 a, F32x16 b) {
+  return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x <= y); });
+}
+inline Mask16 operator==(F32x16 a, F32x16 b) {
+  return by_quarters<Mask16>(a, b, [](Float4 x, Float4 y) { return Int4x(x == y); });
+}
 /// Lane by lane, `a` where the mask is true, else `b`.
 inline F32x16 select(Mask16 mask, F32x16 a, F32x16 b) {
-  return {{mask.v[0] ? a.v[0] : b.v[0], mask.v[1] ? a.v[1] : b.v[1], mask.v[2] ? a.v[2] : b.v[2], mask.v[3] ? a.v[3] : b.v[3]}};
+  F32x16 y;
+  for (int i = 0; i < 4; ++i) y.v[i] = mask.v[i] ? a.v[i] : b.v[i];
+  return y;
 }
 /// Bit i: lane i of the mask.
 inline uint32_t to_bits(Mask16 mask) {

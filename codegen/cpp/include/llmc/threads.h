@@ -1,7 +1,7 @@
 // A team of threads that runs one function together, with a barrier that costs a cache-line transfer.
 //
-// Every thread of the team runs the whole step; work is split by (tid, n) and ordered by barriers. Between steps workers
-// spin for a short while, so that the next token of a loop finds them awake, and then sleep.
+// Every thread of the team runs the whole step; work is split by (tid, n) and ordered by barriers. Between steps
+// workers spin for a short while, so that the next token of a loop finds them awake, and then sleep.
 //
 // The threads of a pool do not survive fork(): a child process must not use a pool that its parent opened.
 #pragma once
@@ -26,8 +26,8 @@ namespace llmc {
 inline constexpr size_t kLine = 64;  // bytes of a cache line
 inline constexpr int kRounds = 10;   // of the barrier: enough for 1024 threads
 
-// In pauses of 15 to 60 ns. A barrier that takes longer waits for a thread that has lost its core: give ours away. Workers
-// stay awake between two steps for as long as a program takes to choose a token: one to four milliseconds.
+// In pauses of 15 to 60 ns. A barrier that takes longer waits for a thread that has lost its core: give ours away.
+// Workers stay awake between two steps for as long as a program takes to choose a token: one to four milliseconds.
 inline constexpr int kSpinsBeforeYield = 1024;
 inline constexpr int kSpinsBeforeSleep = 1 << 16;
 
@@ -58,8 +58,8 @@ struct alignas(kLine) Team {
 
   /// Returns once all n threads have called it; what they wrote before is then visible to all.
   ///
-  /// A dissemination barrier: in round r thread i signals and then waits for thread i - 2^r, so that after log2(n) rounds
-  /// everyone has heard of everyone. Nobody writes a line that another one writes: two threads pay one transfer.
+  /// A dissemination barrier: in round r thread i signals and then waits for thread i - 2^r, so that after log2(n)
+  /// rounds everyone has heard of everyone. Nobody writes a line that another one writes: two threads pay one transfer.
   void barrier() {
     ++generation;
     for (int round = 0, distance = 1; distance < n; ++round, distance *= 2) {
@@ -78,9 +78,9 @@ struct alignas(kLine) Team {
 
 /// Owns threads - 1 workers; the thread that calls `run` is the team's thread 0.
 ///
-/// Workers take the affinity of the thread that opens the pool, or worker i runs on cpus[i] alone if `cpus` [threads] is
-/// given; the calling thread's own affinity is never changed. They block all signals. Not to be used by two threads at
-/// a time.
+/// Workers take the affinity of the thread that opens the pool, or worker i runs on cpus[i] alone if `cpus` [threads]
+/// is given; the calling thread's own affinity is never changed. They block all signals. Not to be used by two threads
+/// at a time.
 class Pool {
  public:
   using Function = void (*)(Team&, void*);
@@ -182,8 +182,8 @@ class Pool {
     member.ready.store(1);
     member.ready.notify_one();
     for (uint32_t seen = 0;; ++seen) {
-      for (int spins = 0; spins < kSpinsBeforeSleep && pool.epoch_.value.load(std::memory_order_acquire) == seen; ++spins)
-        pause_core();
+      const auto called = [&] { return pool.epoch_.value.load(std::memory_order_acquire) != seen; };
+      for (int spins = 0; spins < kSpinsBeforeSleep && !called(); ++spins) pause_core();
       pool.epoch_.value.wait(seen);
       if (pool.function_ == nullptr) return nullptr;
       pool.function_(member.team, pool.argument_);

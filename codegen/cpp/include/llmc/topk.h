@@ -8,8 +8,8 @@ namespace llmc {
 /// Whether x comes before y in descending order, where NaN is the greatest.
 inline bool comes_before(float x, float y) { return x > y || (x != x && y == y); }
 
-/// Writes the k <= n largest of n elements, `step` apart, in descending order, and where they are. Of equal elements the
-/// one of the lower index comes first. Insertion into a sorted list: for the short rows of a router.
+/// Writes the k <= n largest of n elements, `step` apart, in descending order, and where they are. Of equal elements
+/// the one of the lower index comes first. Insertion into a sorted list: for the short rows of a router.
 inline void topk_row(const float* x, int64_t step, int64_t n, int k, float* values, int64_t* indices) {
   int found = 0;
   for (int64_t i = 0; i < n; ++i) {
