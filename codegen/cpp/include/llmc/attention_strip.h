@@ -54,12 +54,8 @@ struct Lanes<BF16> {
 #if defined(__AVX512BF16__)
   __m512i pairs;
 
-  explicit Lanes(const uint16_t* p) : pairs(load(p)) {}
-  static __m512i load(const uint16_t* p) {
-    __m512i loaded = _mm512_loadu_si512(p);
-    asm("" : "+v"(loaded));  // else gcc loads them again for every row
-    return loaded;
-  }
+  explicit Lanes(const uint16_t* p) : pairs(_mm512_loadu_si512(p)) {}
+  explicit Lanes(__m512i held) : pairs(held) {}
   F32x16 multiply_add(const uint16_t* a, F32x16 sum) const {
     int32_t pair;
     std::memcpy(&pair, a, sizeof pair);
@@ -86,11 +82,24 @@ struct Lanes<BF16> {
 #endif
 };
 
+/// The lanes at p, in a register: gcc may load a vector again for every row, which costs a full strip its speed.
+template <class E, bool HELD>
+inline Lanes<E> load_lanes(const typename Stored<E>::type* p) {
+#if defined(__AVX512BF16__)
+  if constexpr (HELD && std::is_same_v<E, BF16>) {
+    __m512i held = _mm512_loadu_si512(p);
+    asm("" : "+v"(held));
+    return Lanes<E>(held);
+  }
+#endif
+  return Lanes<E>(p);
+}
+
 /// sums[r][j] += the operands of row r at a + r * stride times the lanes at b[j], in registers.
 template <class E, int ROWS, int V>
 inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<E>::type* const (&b)[V], F32x16 (&sums)[ROWS][V]) {
   [&]<size_t... J>(std::index_sequence<J...>) {
-    const Lanes<E> lanes[V] = {Lanes<E>(b[J])...};
+    const Lanes<E> lanes[V] = {load_lanes<E, ROWS == kStripRows>(b[J])...};
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) ((sums[r][J] = lanes[J].multiply_add(a + r * stride, sums[r][J])), ...);
   }(std::make_index_sequence<V>());
