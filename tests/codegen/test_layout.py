@@ -38,7 +38,9 @@ def _example(shape: tuple[int | None, ...]) -> tuple[View, torch.Tensor, torch.T
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=300, deadline=None)
-def test_a_reshape_that_needs_no_copy_shows_what_torch_shows(sizes: list[int], wanted: list[int], at: int, random) -> None:
+def test_a_reshape_that_needs_no_copy_shows_what_torch_shows(
+    sizes: list[int], wanted: list[int], at: int, random
+) -> None:
     shape: list[int | None] = list(sizes)
     place = min(at, len(shape))
     shape.insert(place, None)

@@ -1,0 +1,97 @@
+"""A packed graph as regions: what is fused into what, and what is refused."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+import llmc
+from llmc.codegen.cpp.emit import CpuSource
+from llmc.codegen.regions import Attention, Experts, Linear, RowOp, RowRegion
+from llmc.zoo import tiny
+
+
+@cache
+def source(family: str) -> CpuSource:
+    """The generated program of a tiny model."""
+    build = llmc.compile(tiny(family), program="cpu", strict=True, prove=False)._build
+    assert build is not None and build.native is not None
+    return build.native.source
+
+
+def linears(family: str) -> list[Linear]:
+    return [region for region in source(family).regions if isinstance(region, Linear)]
+
+
+def test_a_llama_layer_is_five_regions() -> None:
+    kinds = [type(region) for region in source("llama").regions]
+    layer = [Linear, Attention, Linear, Linear, Linear]
+    assert kinds == [RowRegion, *layer, *layer, Linear]  # before: embedding, cos and sin; after: the logits
+
+
+def test_a_llama_layer_fuses_norms_rotation_cache_residuals_and_gate() -> None:
+    qkv, out, gate_up, down = linears("llama")[:4]
+    assert isinstance(qkv.source, RowOp) and qkv.source.op == "rms_norm"
+    assert [(part.role, part.heads, part.rotation is not None) for part in qkv.parts] == [
+        ("q", 4, True),
+        ("k", 2, True),
+        ("v", 2, False),
+    ]
+    assert [step.op for step in out.chain] == ["add"]
+    assert isinstance(gate_up.source, RowOp) and gate_up.gate == "silu"
+    assert [step.op for step in down.chain] == ["add"]
+
+
+def test_layers_that_repeat_become_one_loop() -> None:
+    loops = source("llama").loops
+    assert [(loop.period, loop.count) for loop in loops] == [(5, 2)]
+    assert len(set(source("llama").functions)) == 7
+
+
+def test_norms_of_heads_are_fused_before_their_rotation() -> None:
+    parts = linears("qwen3")[0].parts
+    assert [part.norm is not None for part in parts] == [True, True, False]
+
+
+def test_biases_and_activations_are_fused() -> None:
+    first = linears("gpt2")[2]
+    assert first.bias is not None and [step.op for step in first.chain] == ["gelu_tanh"]
+
+
+def test_a_residual_that_is_computed_later_is_added_by_the_later_linear() -> None:
+    """Attention and MLP side by side: both results are added, each where the other is known."""
+    chains = [[step.op for step in region.chain] for region in linears("gpt_neox")]
+    assert sum(ops.count("add") for ops in chains) == 4  # two residuals in each of two layers
+
+
+def test_heads_that_are_read_twice_are_stored() -> None:
+    """Falcon indexes keys and values out of the projection, so nothing of it is taken for heads alone."""
+    assert not linears("falcon")[0].parts
+
+
+def test_experts_are_one_region() -> None:
+    assert sum(isinstance(region, Experts) for region in source("mixtral").regions) == 2
+
+
+class Unusual(nn.Module):
+    """A model that is compiled, with an op that has no native form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(40, 32)
+        self.head = nn.Linear(32, 40)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.special.bessel_j0(self.table(tokens)))
+
+
+def test_what_has_no_native_form_gets_the_reference_program_and_says_so() -> None:
+    report = llmc.compile(Unusual().eval(), program="cpu").report["program"]
+    assert isinstance(report, dict) and report["kind"] == "reference"
+    assert "bessel_j0" in str(report["reason"])
+
+
+def test_strict_makes_it_an_error_that_names_the_op_and_its_line() -> None:
+    with pytest.raises(llmc.errors.BuildFailed, match=r"bessel_j0.*test_lower\.py:\d+"):
+        llmc.compile(Unusual().eval(), program="cpu", strict=True)
