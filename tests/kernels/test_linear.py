@@ -194,12 +194,9 @@ def test_the_layout_is_that_of_the_compiler(format: str) -> None:
         np.testing.assert_array_equal(weight, dense(format, arrays, 50, 70))
 
 
-@formats
-def test_under_sanitizers(format: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "isa"), [("int4", "avx512"), ("bf16", "avx512"), ("int4m", "avx2"), ("int8", "portable")]
+)
+def test_under_sanitizers(format: str, isa: Isa) -> None:
     flags = (f"-DFORMAT={FORMATS[format]}",)
-    assert run_native(HARNESSES / "linear_sanitized.cpp", isa="avx512", flags=flags) == "ok\n"
-
-
-@isas
-def test_int4_under_sanitizers(isa: Isa) -> None:
-    assert run_native(HARNESSES / "linear_sanitized.cpp", isa=isa, flags=("-DFORMAT=Int4",)) == "ok\n"
+    assert run_native(HARNESSES / "linear_sanitized.cpp", isa=isa, flags=flags) == "ok\n"
