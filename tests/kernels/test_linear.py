@@ -96,7 +96,7 @@ def quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def integer_linear(format: str, parts: list[np.ndarray], x: np.ndarray, n: int) -> np.ndarray:
-    """y [rows, n]: exact integer sums of groups, and one fused multiply-add a group (exact in float64, then rounded)."""
+    """y [rows, n]: exact integer sums of groups, one fused multiply-add a group (exact in float64, then rounded)."""
     quants, weight_scales = parts[0], parts[1].astype(np.float32)
     tiles, groups = weight_scales.shape[:2]
     if format == "int8":
