@@ -1,11 +1,12 @@
 """Does a compiled model compute what its source computes? The numbers promise, checked on whole models.
 
 Both are run on the same random tokens and judged against the source in float64: the compiled model may be off by at
-most a small multiple of what eager torch is off by in the same dtype.
+most a small multiple of what eager torch is off by in the same dtype. A model that rounds its weights or activations to
+integers is off by more, on purpose: it is judged by how far its distributions are from the source's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ FACTORS = {torch.float32: 2.0, torch.float16: 1.1, torch.bfloat16: 1.1, torch.fl
 """How many times eager's error a compiled model may have. float32 sums in another order; the others round more."""
 FLOOR = 1e-6
 """Error that is always allowed, relative to the size of the logits: a few roundings of float32."""
+DIVERGENCE = {"int4": 0.5, "int8": 0.05, "keep": 0.05}
+"""The largest mean KL divergence, in nats, by how weights are stored: four bits cost what they cost, eight bits and the
+activations of kept weights next to nothing."""
 LENGTHS = (1, 7, 33, 64)
 """Lengths of the sequences that are compared: alone, odd, and across block edges."""
 
@@ -46,14 +50,21 @@ class Comparison:
     """Share of positions with the same likeliest token as in float64."""
     kl: float
     """Mean KL divergence from float64 to the compiled model, in nats."""
+    kl_limit: float | None = None
+    """The largest divergence that passes, for a model that rounds to integers; its error is then not judged."""
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the limit and no logit is NaN or infinite."""
-        return self.error <= self.limit
+        """Whether what is judged is within its limit and no logit is NaN or infinite."""
+        return self.error <= self.limit if self.kl_limit is None else self.kl <= self.kl_limit
 
     def verdict(self, name: str) -> str:
         """What there is to say of the artifact or model `name` if this did not pass."""
+        if self.kl_limit is not None:
+            return (
+                f"{name}: distributions diverge from the source's by {self.kl:.2e} nats, at most {self.kl_limit:.2e} is"
+                f" allowed for rounded weights; {self.top1:.0%} of the likeliest tokens agree; store them in more bits"
+            )
         return (
             f"{name}: logits differ from the source by {self.error:.2e} (root mean square), at most {self.limit:.2e} is"
             f" allowed; eager torch differs by {self.eager_error:.2e}; find the first bad rewrite with `llmc bisect`"
@@ -116,12 +127,15 @@ def compare_artifact(
     """
     from llmc.loading import load
 
-    manifest = Artifact.open(directory, verify="fast").manifest
+    artifact = Artifact.open(directory, verify="fast")
+    manifest = artifact.manifest
     dtype = DTYPES[manifest.kv[0].dtype] if manifest.kv else torch.float32
     source = partial(source_module, model)
-    return Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context).compare(
-        load(directory, program=program, trust=trust)
-    )
+    expected = Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context)
+    found = expected.compare(load(directory, program=program, trust=trust))
+    if any(name.endswith("_quants") for name in artifact.weights_header.tensors):
+        found = replace(found, kl_limit=DIVERGENCE[str(manifest.options.get("quantize") or "keep")])
+    return found
 
 
 def graph_logits(model: Model) -> Callable[[Tensor], Tensor]:

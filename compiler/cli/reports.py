@@ -43,7 +43,10 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
 def comparison_lines(found: "Comparison") -> Iterator[str]:
     """How far an artifact is from its source."""
     yield f"logits of {found.tokens} tokens against the source in float64:"
-    yield f"  error {found.error:.2e}, eager torch {found.eager_error:.2e}, limit {found.limit:.2e}"
+    if found.kl_limit is None:
+        yield f"  error {found.error:.2e}, eager torch {found.eager_error:.2e}, limit {found.limit:.2e}"
+    else:
+        yield f"  weights are rounded: divergence {found.kl:.2e} nats, limit {found.kl_limit:.2e}"
     yield f"  largest difference {found.largest:.2e}, same likeliest token {found.top1:.1%}, KL {found.kl:.1e} nats"
 
 
