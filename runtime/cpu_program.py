@@ -49,8 +49,8 @@ class Description:
 
     weights: tuple[str, ...]
     """In the order in which it takes them."""
-    weight_bytes: tuple[int, ...] | None
-    """What it reads of each at most; None if it does not say."""
+    weight_bytes: tuple[int, ...]
+    """The length of each."""
     caches: tuple[tuple[int, int], ...]
     """For each layer the bytes that K and V of a token take."""
     arena_bytes: int
@@ -73,12 +73,14 @@ class Description:
         def texts(name: str) -> tuple[str, ...]:
             return tuple(item.text() for item in known[name].items(1_000_000))
 
-        needed = ("weights", "caches", "arena_bytes", "arena_bytes_per_token", "vocabulary")
+        needed = ("weights", "weight_bytes", "caches", "arena_bytes", "arena_bytes_per_token", "vocabulary")
         if missing := [name for name in needed if name not in known]:
             raise ArtifactRejected(f"program: says nothing of {', '.join(missing)}; build the artifact again")
+        if len(known["weights"].items(1_000_000)) != len(known["weight_bytes"].items(1_000_000)):
+            known["weight_bytes"].reject("a length for each weight")
         return Description(
             weights=texts("weights"),
-            weight_bytes=_numbers(known["weight_bytes"]) if "weight_bytes" in known else None,
+            weight_bytes=_numbers(known["weight_bytes"]),
             caches=tuple(_pair(item) for item in known["caches"].items(100_000)),
             arena_bytes=number("arena_bytes"),
             arena_bytes_per_token=number("arena_bytes_per_token"),
@@ -280,14 +282,13 @@ def _file_of(library: Path | bytes) -> Iterator[str]:
 
 
 def _weight(described: Description, place: int, weights: Mapping[str, npt.NDArray[np.generic]]) -> Bytes:
-    name = described.weights[place]
+    name, expected = described.weights[place], described.weight_bytes[place]
     if name not in weights:
         raise ArtifactRejected(f"program: needs a weight {name!r} that is not there; build the artifact again")
     array = weights[name]
-    if described.weight_bytes is not None and array.nbytes != described.weight_bytes[place]:
+    if array.nbytes != expected:
         raise ArtifactRejected(
-            f"program: weight {name!r} has {array.nbytes} bytes, expected {described.weight_bytes[place]};"
-            " build the artifact again"
+            f"program: weight {name!r} has {array.nbytes} bytes, expected {expected}; build the artifact again"
         )
     assert array.flags.c_contiguous and address(array) % 64 == 0, f"{name} lies where the program cannot read it"
     return array.reshape(-1).view(np.uint8)

@@ -48,11 +48,17 @@ def open_cpu_session(
     library = _allowed(artifact, name, cache, trust)
     weights = artifact.load_weights(verify=verify)
     program = CpuProgram(library, weights.bytes(), threads=threads, pin=pin)
+    vocabulary, facts = program.description.vocabulary, artifact.manifest.model
+    if vocabulary != facts.vocab_size:  # a token beyond the program's tables would be read from elsewhere
+        raise ArtifactRejected(
+            f"{artifact.root}: the manifest says {facts.vocab_size} tokens, its program knows {vocabulary};"
+            " build the artifact again"
+        )
     if tuned:
         program.tune(read_tuning(cache, program.threads))
     tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
     weights.check()
-    return Session(program, artifact.manifest.model, artifact.manifest.ranges, tokenizer)
+    return Session(program, facts, artifact.manifest.ranges, tokenizer)
 
 
 def _allowed(artifact: Artifact, name: str, cache: Path, trust: bool) -> Path | bytes:

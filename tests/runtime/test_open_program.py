@@ -79,6 +79,12 @@ def test_a_library_made_here_refuses_weights_of_another_size(path: Path, here: P
         load(other)
 
 
+def test_a_library_made_here_refuses_a_manifest_with_more_tokens(path: Path, here: Path) -> None:
+    reseal(path, lambda manifest: manifest["model"].update(vocab_size=1000))
+    with pytest.raises(ArtifactRejected, match="the manifest says 1000 tokens, its program knows 7"):
+        load(path)
+
+
 def test_damaged_weights_are_found_as_they_are_read(path: Path, here: Path) -> None:
     weights = path / "weights.safetensors"
     content = bytearray(weights.read_bytes())
