@@ -1,7 +1,8 @@
 // Weight formats: how a matrix of N rows and K inputs lies in memory.
 //
-// Rows are taken 16 at a time (a tile), inputs 32 at a time (a group); both are padded with zeros. In a tile the 16 rows
-// are interleaved, so one broadcast activation meets 16 rows in one vector instruction and no sum across lanes is needed.
+// Rows are taken 16 at a time (a tile), inputs 32 at a time (a group); both are padded with zeros. In a tile the 16
+// rows are interleaved, so one broadcast activation meets 16 rows in one vector instruction and no sum across lanes is
+// needed.
 #pragma once
 
 #include <cstddef>
@@ -54,8 +55,8 @@ struct Int8 {
   static constexpr int data_bytes = 512, scale_bytes = 32, extra_bytes = 0;
 };
 
-/// quants u8 [tiles, KP/32, 4, 16, 4], byte (j, r, i) with inputs 4j+i below and 16+4j+i above; scales half [tiles, KP/32, 16];
-/// zeros u8 [tiles, KP/32, 16] in eighths of a step, 0..120. weight = scale / 8 * (8 * quant - zero)
+/// quants u8 [tiles, KP/32, 4, 16, 4], byte (j, r, i) with input 4j+i below, 16+4j+i above; scales half [tiles, KP/32,
+/// 16]; zeros u8 [tiles, KP/32, 16] in eighths of a step, 0..120. weight = scale / 8 * (8 * quant - zero)
 struct Int4 {
   using type = uint8_t;
   static constexpr bool quantized = true, zeros = true, has_min = false;

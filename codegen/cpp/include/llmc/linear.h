@@ -1,7 +1,8 @@
 // Linear layers: y = W x for the rows of a step, with what comes before and after fused in by functors.
 //
 // Three variants give the same bits: one row (the weight is streamed once), a few rows ("flat": weights are unpacked in
-// registers for several rows) and many rows (weights are unpacked to panels). Each thread owns a contiguous range of units.
+// registers for several rows) and many rows (weights are unpacked to panels). Each thread owns a contiguous range of
+// units.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +43,8 @@ template <class Format, int K, int TILES>
 constexpr size_t scratch_bytes() {
   const size_t inputs = group_count(K) * kGroupInputs * sizeof(float);
   return inputs + round_to_lines(kPrivateRows * shared_bytes<Format, K>()) +
-         Chunk<TILES>::rows * Chunk<TILES>::width * sizeof(float) + kPanelTiles * kPanelGroups * sizeof(PanelGroup<true>);
+         Chunk<TILES>::rows * Chunk<TILES>::width * sizeof(float) +
+         kPanelTiles * kPanelGroups * sizeof(PanelGroup<true>);
 }
 
 /// Packs the inputs of row `t`. `x` is scratch for them in floats.
@@ -57,8 +59,9 @@ inline void pack_row(const Activations<Format>& to, int64_t t, float* x, Input& 
 }
 
 /// Computes out(t, unit) for all rows and units. K: inputs; TILES: tiles in a unit, 1..8; `units`: how many there are.
-/// in(t, x) writes the K inputs of row t, tile_of(unit, j) is the number of the j-th tile of the unit in the weight, and
-/// out(t, unit, y) takes the TILES * 16 outputs, 64-byte aligned. `shared` has room for rows * shared_bytes<Format, K>().
+/// in(t, x) writes the K inputs of row t, tile_of(unit, j) is the number of the j-th tile of the unit in the weight,
+/// and out(t, unit, y) takes the TILES * 16 outputs, 64-byte aligned. `shared` has room for rows * shared_bytes<Format,
+/// K>().
 template <class Format, int K, int TILES, class Input, class TileOf, class Output>
 void linear(Team& team, int64_t rows, int units, Weights weights, Crossover crossover, std::byte* shared, Input in,
             TileOf tile_of, Output out) {
@@ -71,11 +74,13 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
 
   const bool many = rows >= crossover.gemm;
   const auto share = [&](int64_t n, int tid) { return n * tid / team.n; };
-  const auto compute = [&](const Activations<Format>& x, int first_unit, int last_unit, int64_t first_row, int64_t last_row) {
+  const auto compute = [&](const Activations<Format>& x, int first_unit, int last_unit, int64_t first_row,
+                           int64_t last_row) {
     for (int unit = first_unit; unit < last_unit && first_row < last_row; unit += Part::units) {
       const int count = std::min(Part::units, last_unit - unit);
       int tiles[Part::tiles + kPanelTiles];
-      for (int i = 0; i < count * TILES + kPanelTiles; ++i) tiles[i] = tile_of(std::min(unit + i / TILES, last_unit - 1), i % TILES);
+      for (int i = 0; i < count * TILES + kPanelTiles; ++i)
+        tiles[i] = tile_of(std::min(unit + i / TILES, last_unit - 1), i % TILES);
       const TileList list{weights, tiles, count * TILES};
       for (int64_t t = first_row; t < last_row; t += Part::rows) {
         const int n = static_cast<int>(std::min<int64_t>(Part::rows, last_row - t));
@@ -83,7 +88,8 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
           auto* panel = reinterpret_cast<PanelGroup<Format::has_min>*>(y + Part::rows * Part::width);
           if (many) linear_by_panels<Format>(list, x, t, n, y, Part::width, panel);
         }
-        if (!Format::quantized || !many) linear_direct<Format>(list, x, t, n, rows < crossover.flat ? 1 : n, y, Part::width);
+        if (!Format::quantized || !many)
+          linear_direct<Format>(list, x, t, n, rows < crossover.flat ? 1 : n, y, Part::width);
         for (int r = 0; r < n; ++r)
           for (int u = 0; u < count; ++u) out(t + r, unit + u, y + r * Part::width + u * TILES * kTileRows);
       }
@@ -93,7 +99,8 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
   const bool alone = rows <= kPrivateRows;
   const Activations<Format> x{reinterpret_cast<Group<Format>*>(alone ? team.scratch + kInputs : shared), rows, kGroups,
                               many ? kSharedGroups<Format> : kGroups};
-  if (const int unit = share(units, team.tid); unit < units) fetch_first<Format>(tile_at<Format>(weights, tile_of(unit, 0), kGroups));
+  if (const int unit = share(units, team.tid); unit < units)
+    fetch_first<Format>(tile_at<Format>(weights, tile_of(unit, 0), kGroups));
   const int64_t packed = alone ? rows : share(rows, team.tid + 1);
   for (int64_t t = alone ? 0 : share(rows, team.tid); t < packed; ++t) pack_row<Format, K>(x, t, inputs, in);
   if (!alone) team.barrier();

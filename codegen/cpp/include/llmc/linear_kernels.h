@@ -1,7 +1,7 @@
 // The inner kernels of linear layers: one tile of a weight by R rows of activations, in registers.
 //
-// All follow one order of operations for each output, so its bits do not depend on R, the number of rows or the split over
-// threads. Integer formats: for each group of 32 inputs an exact integer sum, then acc = fma(sum, scales, acc).
+// All follow one order of operations for each output, so its bits do not depend on R, the number of rows or the split
+// over threads. Integer formats: for each group of 32 inputs an exact integer sum, then acc = fma(sum, scales, acc).
 #pragma once
 
 #include <type_traits>
@@ -76,8 +76,9 @@ inline void sum_group(const Tile& w, const QuantizedGroup* x, int64_t stride, ti
     const tile::Bytes bytes = unpack<As, I>(w.data, above);
     LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = dot<kNibbles>(sums[r], bytes, x[r * stride].x + 4 * I);
   };
-  step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>(), step.template operator()<5>();
-  step.template operator()<2>(), step.template operator()<6>(), step.template operator()<3>(), step.template operator()<7>();
+  step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>();
+  step.template operator()<5>(), step.template operator()<2>(), step.template operator()<6>();
+  step.template operator()<3>(), step.template operator()<7>();
   if constexpr (Format::zeros && kNibbles) {
     LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::eighths(sums[r], w.extra, x[r * stride].minus_sum);
   }
@@ -117,11 +118,12 @@ inline void add_group(const Tile& w, const FloatGroup* x, int64_t stride, F32x16
   }
 }
 
-/// y[r, 16] (+)= w * x[r] over `groups` groups, for R rows. x and y are those of the first row; further rows lie x_stride
-/// groups and y_stride floats apart. y continues from what it holds if `resume`. `next`: the tile that is needed after w.
+/// y[r, 16] (+)= w * x[r] over `groups` groups, for R rows. x and y are those of the first row; further rows lie
+/// x_stride groups and y_stride floats apart. y continues from what it holds if `resume`. `next`: the tile that is
+/// needed after w.
 template <class Format, int R>
-[[gnu::noinline]] void multiply(Tile w, const Tile& next, const Group<Format>* x, int64_t x_stride, int groups, float* y,
-                                int64_t y_stride, bool resume) {
+[[gnu::noinline]] void multiply(Tile w, const Tile& next, const Group<Format>* x, int64_t x_stride, int groups,
+                                float* y, int64_t y_stride, bool resume) {
   F32x16 acc[R];
   LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = resume ? F32x16::load(y + r * y_stride) : F32x16::zero();
   Ahead<Format> ahead(w, next, groups);

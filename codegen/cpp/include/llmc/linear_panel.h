@@ -1,5 +1,5 @@
-// Many rows by integer weights: a few tiles are unpacked for a block of inputs into a panel that stays in the first-level
-// cache, and the panel is multiplied by all rows.
+// Many rows by integer weights: a few tiles are unpacked for a block of inputs into a panel that stays in the
+// first-level cache, and the panel is multiplied by all rows.
 #pragma once
 
 #include "llmc/linear_kernels.h"
@@ -44,8 +44,8 @@ template <class Format, int J>
 
 /// y[r, 16*j..] (+)= panel tile j * x[r] for R rows and J tiles, in the order of operations of `multiply`.
 template <bool HasMin, int J, int R>
-[[gnu::noinline]] void multiply_panel(const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int64_t x_stride, int groups,
-                                      float* y, int64_t y_stride, bool resume) {
+[[gnu::noinline]] void multiply_panel(const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int64_t x_stride,
+                                      int groups, float* y, int64_t y_stride, bool resume) {
   F32x16 acc[R][J];
   LLMC_UNROLL for (int r = 0; r < R; ++r)
     LLMC_UNROLL for (int j = 0; j < J; ++j)
@@ -58,7 +58,8 @@ template <bool HasMin, int J, int R>
       tile::Bytes bytes[J];
       LLMC_UNROLL for (int j = 0; j < J; ++j) bytes[j] = tile::load_bytes(panel[j].weights + 64 * i);
       LLMC_UNROLL for (int r = 0; r < R; ++r)
-        LLMC_UNROLL for (int j = 0; j < J; ++j) sums[r][j] = dot<HasMin>(sums[r][j], bytes[j], x[r * x_stride].x + 4 * i);
+        LLMC_UNROLL for (int j = 0; j < J; ++j)
+          sums[r][j] = dot<HasMin>(sums[r][j], bytes[j], x[r * x_stride].x + 4 * i);
     }
     LLMC_UNROLL for (int j = 0; j < J; ++j) {
       const F32x16 scale = F32x16::load(panel[j].scales);
@@ -80,7 +81,10 @@ template <class Format>
 class PanelAhead {
  public:
   PanelAhead(const Tile* tiles, int groups, int parts)
-      : tiles_(tiles), groups_(groups), lines_(kPanelTiles * groups * Format::data_bytes / 64), each_((lines_ + parts - 1) / parts) {}
+      : tiles_(tiles),
+        groups_(groups),
+        lines_(kPanelTiles * groups * Format::data_bytes / 64),
+        each_((lines_ + parts - 1) / parts) {}
 
   void step() {
     for (const int end = std::min(lines_, line_ + each_); line_ < end; ++line_) {

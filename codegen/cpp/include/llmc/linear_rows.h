@@ -23,7 +23,8 @@ struct Activations {
 template <class Format>
 inline constexpr int kSharedGroups = Format::quantized ? kPanelGroups : 512 / sizeof(Group<Format>) * 2;
 
-/// Which tiles of a weight are multiplied: `count` of them, then `kPanelTiles` that will be needed next, to fetch ahead.
+/// Which tiles of a weight are multiplied: `count` of them, then `kPanelTiles` that will be needed next, to fetch
+/// ahead.
 struct TileList {
   const Weights& weights;
   const int* indices;
@@ -32,15 +33,15 @@ struct TileList {
 
 /// Calls `multiply` for at most R rows.
 template <class Format, int R>
-inline void multiply_up_to(int rows, const Tile& w, const Tile& next, const Group<Format>* x, int groups, float* y, int64_t width,
-                           bool resume) {
+inline void multiply_up_to(int rows, const Tile& w, const Tile& next, const Group<Format>* x, int groups, float* y,
+                           int64_t width, bool resume) {
   if constexpr (R > 1)
     if (rows < R) return multiply_up_to<Format, R - 1>(rows, w, next, x, groups, y, width, resume);
   multiply<Format, R>(w, next, x, groups, groups, y, width, resume);
 }
 
-/// y[rows, width] of the tiles and the rows first.. of x, tile after tile from where the weights lie, for at most `at_a_time`
-/// rows at a time.
+/// y[rows, width] of the tiles and the rows first.. of x, tile after tile from where the weights lie, for at most
+/// `at_a_time` rows at a time.
 template <class Format>
 [[gnu::noinline]] void linear_direct(const TileList& list, const Activations<Format>& x, int64_t first, int rows,
                                      int at_a_time, float* y, int64_t width) {
@@ -53,7 +54,8 @@ template <class Format>
       const Tile next = tile_at<Format>(list.weights, list.indices[j + 1], x.count, block);
       for (int pass = 0, r = 0; pass < passes; ++pass) {
         const int n = (rows - r) / (passes - pass);
-        multiply_up_to<Format, kMost>(n, w, next, x.at(first + r, block), groups, y + r * width + j * kTileRows, width, block > 0);
+        multiply_up_to<Format, kMost>(n, w, next, x.at(first + r, block), groups, y + r * width + j * kTileRows, width,
+                                      block > 0);
         r += n;
       }
     }
@@ -62,8 +64,8 @@ template <class Format>
 
 /// Calls `multiply_panel` for at most R rows.
 template <bool HasMin, int J, int R>
-inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int groups, float* y,
-                                 int64_t width, bool resume) {
+inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int groups,
+                                 float* y, int64_t width, bool resume) {
   if constexpr (R > 1)
     if (rows < R) return multiply_panel_up_to<HasMin, J, R - 1>(rows, panel, x, groups, y, width, resume);
   multiply_panel<HasMin, J, R>(panel, x, groups, groups, y, width, resume);
@@ -72,7 +74,8 @@ inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, cons
 /// Fetches inputs that a kernel will read.
 template <class Group>
 inline void fetch_inputs(const Group* x, int count) {
-  for (int i = 0; i < count * static_cast<int>(sizeof(Group)); i += 64) __builtin_prefetch(reinterpret_cast<const char*>(x) + i);
+  const auto* bytes = reinterpret_cast<const char*>(x);
+  for (int i = 0; i < count * static_cast<int>(sizeof(Group)); i += 64) __builtin_prefetch(bytes + i);
 }
 
 /// Fills a panel with at most J tiles and multiplies it by all rows.
@@ -85,14 +88,15 @@ void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, Pan
   for (int r = 0; r < rows; r += kPanelRows) {
     ahead.step();
     fetch_inputs(x + (r + kPanelRows) * groups, kPanelRows * groups);
-    multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width, resume);
+    multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width,
+                                                         resume);
   }
 }
 
 /// The same as `linear_direct` for many rows of integer weights. `panel` has room for kPanelTiles * kPanelGroups.
 template <class Format>
-[[gnu::noinline]] void linear_by_panels(const TileList& list, const Activations<Format>& x, int64_t first, int rows, float* y,
-                                        int64_t width, PanelGroup<Format::has_min>* panel) {
+[[gnu::noinline]] void linear_by_panels(const TileList& list, const Activations<Format>& x, int64_t first, int rows,
+                                        float* y, int64_t width, PanelGroup<Format::has_min>* panel) {
   Tile tiles[2][kPanelTiles];
   const auto find = [&](Tile* to, int j, int block) {
     for (int i = 0; i < kPanelTiles; ++i) to[i] = tile_at<Format>(list.weights, list.indices[j + i], x.count, block);
@@ -103,8 +107,9 @@ template <class Format>
       find(tiles[0], j, block);
       const bool last = j + kPanelTiles >= list.count, all = last && block + x.block >= x.count;
       find(tiles[1], all ? list.count : last ? 0 : j + kPanelTiles, all ? 0 : last ? block + x.block : block);
-      linear_by_panel<Format, kPanelTiles>(list.count - j, tiles[0], PanelAhead<Format>(tiles[1], groups, (rows + 2) / kPanelRows),
-                                           panel, x.at(first, block), rows, groups, y + j * kTileRows, width, block > 0);
+      const PanelAhead<Format> ahead(tiles[1], groups, (rows + kPanelRows - 1) / kPanelRows);
+      linear_by_panel<Format, kPanelTiles>(list.count - j, tiles[0], ahead, panel, x.at(first, block), rows, groups,
+                                           y + j * kTileRows, width, block > 0);
     }
   }
 }

@@ -1,7 +1,7 @@
 // Activations as the kernels of each weight format take them, in groups of 32 inputs.
 //
-// Beside integer weights they are 8-bit integers with one scale a group of a token: scale = absmax / 127 and
-// x = round_to_even(input / scale). What the kernels need of a group beyond its integers is computed here, once a token.
+// Beside integer weights they are 8-bit integers with one scale a group of a token: scale = absmax / 127 and x =
+// round_to_even(input / scale). What the kernels need of a group beyond its integers is computed here, once a token.
 #pragma once
 
 #include <cfloat>
@@ -17,7 +17,7 @@ namespace llmc {
 struct QuantizedGroup {
   int8_t x[kGroupInputs];
   float scale;        // what a weight's scale is multiplied by
-  int32_t offset;     // -128 * sum(x): takes off what unsigned weights are above their values; 0 where there is nothing to take
+  int32_t offset;     // -128 * sum(x), which takes off what unsigned weights are above their values, or 0
   int32_t minus_sum;  // -sum(x)
   float scaled_sum;   // scale * sum(x)
 };
@@ -65,7 +65,8 @@ inline int32_t quantize_group(const float* in, int8_t* x, float& scale) {
   scale = absmax / 127.0f;
   if (scale < FLT_MIN) scale = 0;
   const __m512 inverse = _mm512_set1_ps(scale == 0 ? 0 : 1 / scale);
-  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+  const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(x), _mm512_cvtsepi32_epi8(a));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(x + 16), _mm512_cvtsepi32_epi8(b));
   return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));

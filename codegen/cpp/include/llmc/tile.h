@@ -1,7 +1,7 @@
 // Integers with one lane for each of the 16 rows of a tile, beside the floats of simd.h.
 //
-// Ints: an int32 a row; Bytes: four neighbouring inputs a row, unsigned. Each target also says how many tiles and rows of
-// activations its registers hold (Registers).
+// Ints: an int32 a row; Bytes: four neighbouring inputs a row, unsigned. Each target also says how many tiles and rows
+// of activations its registers hold (Registers).
 #pragma once
 
 #include "llmc/simd.h"

@@ -65,8 +65,8 @@ inline Bytes above_zeros(const uint8_t* zeros) {
           _mm256_sub_epi8(above, _mm256_shuffle_epi8(wide.high, spread))};
 }
 
-/// sum + the products of four unsigned weights a row with the four signed inputs at `x`. In 16 bits, the even inputs and
-/// the odd ones: products of whole unsigned bytes would saturate in VPMADDUBSW.
+/// sum + the products of four unsigned weights a row with the four signed inputs at `x`. In 16 bits, the even inputs
+/// and the odd ones: products of whole unsigned bytes would saturate in VPMADDUBSW.
 inline Ints dot(Ints sum, Bytes weights, const int8_t* x) {
   const __m256i inputs = _mm256_set1_epi32(word(x)), evens = _mm256_set1_epi16(0x00ff);
   const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(inputs, 8), 8), odd = _mm256_srai_epi16(inputs, 8);

@@ -87,8 +87,10 @@ inline Ints eighths(const Ints& sum, const uint8_t* zeros, int32_t minus_sum) {
 /// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.
 inline Floats dot_bf16(Floats acc, const void* weights, const uint16_t* x) {
   const auto* w = static_cast<const uint16_t*>(weights);
-  for (int i = 1; i >= 0; --i)
-    acc = llmc::fma(each_float([&](int r) { return to_float(bf16{w[2 * r + i]}); }), broadcast(to_float(bf16{x[i]})), acc);
+  for (int i = 1; i >= 0; --i) {
+    const Floats all = each_float([&](int r) { return to_float(bf16{w[2 * r + i]}); });
+    acc = llmc::fma(all, broadcast(to_float(bf16{x[i]})), acc);
+  }
   return acc;
 }
 
