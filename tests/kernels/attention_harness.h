@@ -21,7 +21,9 @@ struct Window : NoBias {  // 70 keys, the query's own among them
   bool visible(int64_t q, int64_t k, int) const { return k <= q && q - k < 70; }
   int64_t first(int64_t q) const { return q - 69; }
   int64_t last(int64_t q) const { return q; }
-  bool all(int64_t q_low, int64_t q_high, int64_t k_low, int64_t k_high) const { return k_high <= q_low && q_high - k_low < 70; }
+  bool all(int64_t q_low, int64_t q_high, int64_t k_low, int64_t k_high) const {
+    return k_high <= q_low && q_high - k_low < 70;
+  }
 };
 struct Prefix : NoBias {  // the bounds say less than they could
   bool visible(int64_t q, int64_t k, int) const { return k <= q || k < 40; }
@@ -71,7 +73,8 @@ int attend(const Call& call, int threads) {
       [](Team& team, void* argument) {
         const auto& [c, shared] = *static_cast<const Work*>(argument);
         using Type = typename Stored<E>::type;
-        const Cache<E> cache{static_cast<Type*>(c.k_cache), static_cast<Type*>(c.v_cache), HK, D, DV, c.step.block_size};
+        auto *k_cache = static_cast<Type*>(c.k_cache), *v_cache = static_cast<Type*>(c.v_cache);
+        const Cache<E> cache{k_cache, v_cache, HK, D, DV, c.step.block_size};
         for (int64_t t = team.tid; t < c.step.T; t += team.n) {
           for (int h = 0; h < HK; ++h) {
             write_key<E, D>(cache, c.step.slots[t], h, c.k + (t * HK + h) * D);

@@ -23,11 +23,15 @@ int check(C) {
       starts.push_back(int64_t(positions.size()));
     }
     const size_t tokens = positions.size();
-    std::vector<float> q(tokens * C::H * C::D, 0.25f), k(tokens * C::HK * C::D, 0.5f), v(tokens * C::HK * C::DV, 2), sinks(C::H, 1);
+    std::vector<float> q(tokens * C::H * C::D, 0.25f), k(tokens * C::HK * C::D, 0.5f), v(tokens * C::HK * C::DV, 2);
+    std::vector<float> sinks(C::H, 1);
     for (int threads : {1, 3}) {
       std::vector<float> y(tokens * C::H * C::DV);
-      const Step step{int64_t(tokens), 3, 22, 0, nullptr, positions.data(), slots.data(), starts.data(), lengths.data(), blocks.data(), nullptr, kSize};
-      const Call call{step, k_cache.data(), v_cache.data(), q.data(), k.data(), v.data(), threads == 1 ? nullptr : sinks.data(), 0.5f, threads == 1 ? 0.0f : 20.0f, y.data()};
+      const Step step{int64_t(tokens), 3, 22, 0, nullptr, positions.data(), slots.data(), starts.data(),
+                      lengths.data(), blocks.data(), nullptr, kSize};
+      const bool plain = threads == 1;
+      const Call call{step, k_cache.data(), v_cache.data(), q.data(), k.data(), v.data(),
+                      plain ? nullptr : sinks.data(), 0.5f, plain ? 0.0f : 20.0f, y.data()};
       if (attend<C>(call, threads) != 0) return 1;
       for (float x : y)
         if (!(x >= 0 && x < 2.001f)) return 1;  // all values are 2

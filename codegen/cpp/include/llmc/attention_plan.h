@@ -1,5 +1,5 @@
-// How the work of an attention is divided over a team: tiles of queries in a fixed order, cut where each thread's share of
-// the cost ends. A cut inside a tile, between two splits of its keys, leaves partial results to be merged at a barrier.
+// How the work of an attention is divided over a team: tiles of queries in a fixed order, cut where each thread's share
+// of the cost ends. A cut inside a tile, between two splits of its keys, leaves partial results to merge at a barrier.
 #pragma once
 
 #include "llmc/attention_tile.h"
@@ -19,7 +19,8 @@ template <class Shape, class Mask>
 class AttentionPlan {
  public:
   /// capacity: rows that there is room for between the threads.
-  AttentionPlan(const Step& step, const Mask& mask, int threads, int64_t capacity) : step_(step), mask_(mask), threads_(threads) {
+  AttentionPlan(const Step& step, const Mask& mask, int threads, int64_t capacity)
+      : step_(step), mask_(mask), threads_(threads) {
     for_tiles([&](const TileRange& tile) { total_ += cost_of(tile); });
     if (threads_ > 1 && !balanced()) {
       by_splits_ = true;
@@ -51,7 +52,9 @@ class AttentionPlan {
   int owner(const TileWork& work, int64_t split) const {
     if (!by_splits_ || work.begin == work.end) return owner_of(work.cost, cost_of(work.tile));
     const TileRange& tile = work.tile;
-    const auto before = [&](int64_t key) { return blocks_between(tile.key_begin, std::min(key, tile.key_end)) * block_cost(tile); };
+    const auto before = [&](int64_t key) {
+      return blocks_between(tile.key_begin, std::min(key, tile.key_end)) * block_cost(tile);
+    };
     const int64_t start = split == work.begin ? 0 : before(split * kSplitKeys);
     return owner_of(work.cost + start, before((split + 1) * kSplitKeys) - start);
   }
@@ -79,7 +82,8 @@ class AttentionPlan {
           TileRange tile{sequence, token, tokens, step_.lengths[sequence], 0, head};
           for (int64_t t = token; t < token + tokens; ++t) {
             tile.key_begin = std::min(tile.key_begin, mask_.first(step_.positions[t]));
-            tile.key_end = std::max(tile.key_end, std::min(mask_.last(step_.positions[t]), step_.lengths[sequence] - 1) + 1);
+            const int64_t last = std::min(mask_.last(step_.positions[t]), step_.lengths[sequence] - 1);
+            tile.key_end = std::max(tile.key_end, last + 1);
           }
           tile.key_begin = std::max<int64_t>(tile.key_begin, 0);
           visit(static_cast<const TileRange&>(tile));
@@ -101,10 +105,11 @@ class AttentionPlan {
     return static_cast<int>(std::min<int64_t>((2 * start + cost) * threads_ / (2 * total_), threads_ - 1));
   }
 
-  // Whether whole tiles divide well enough: what the slowest thread has too much is read in less time than a barrier takes,
-  // or is little beside the rest.
+  // Whether whole tiles divide well enough: what the slowest thread has too much is read in less time than a barrier
+  // takes, or is little beside the rest.
   bool balanced() const {
-    constexpr int64_t kBlockBytes = kBlockKeys * (Shape::D + Shape::DV) * sizeof(typename Stored<typename Shape::E>::type);
+    using Type = typename Stored<typename Shape::E>::type;
+    constexpr int64_t kBlockBytes = kBlockKeys * (Shape::D + Shape::DV) * sizeof(Type);
     constexpr int64_t kBarrierBytes = 32768;
     int64_t load = 0, most = 0, start = 0;
     int last = 0;

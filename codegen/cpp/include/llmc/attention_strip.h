@@ -59,7 +59,8 @@ struct Lanes<BF16> {
   F32x16 multiply_add(const uint16_t* a, F32x16 sum) const {
     int32_t pair;
     std::memcpy(&pair, a, sizeof pair);
-    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(pairs), reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)))};
+    const __m512i wide = _mm512_set1_epi32(pair);
+    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(pairs), reinterpret_cast<__m512bh>(wide))};
   }
 #else
   F32x16 even, odd;
@@ -97,7 +98,8 @@ inline Lanes<E> load_lanes(const typename Stored<E>::type* p) {
 
 /// sums[r][j] += the operands of row r at a + r * stride times the lanes at b[j], in registers.
 template <class E, int ROWS, int V>
-inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<E>::type* const (&b)[V], F32x16 (&sums)[ROWS][V]) {
+inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<E>::type* const (&b)[V],
+                         F32x16 (&sums)[ROWS][V]) {
   [&]<size_t... J>(std::index_sequence<J...>) {
     const Lanes<E> lanes[V] = {load_lanes<E, ROWS == kStripRows>(b[J])...};
 #pragma GCC unroll 8
@@ -113,14 +115,14 @@ struct BlockGroups {
   int keys;        // of the sequence, from the first position of the block
 };
 
-/// Asks for memory that is read a block later. Into the second-level cache: the first level has too few requests in flight.
+/// Asks for memory that is read a block later. Into the second-level cache: the first has too few requests in flight.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-/// scores[r, 16 j + lane] = finish(q[r] . key `lane` of group j), for ROWS rows. q: [rows, D padded to 16]; scores: [rows, 64].
-/// following: null, or the block whose keys are to be prefetched.
+/// scores[r, 16 j + lane] = finish(q[r] . key `lane` of group j), for ROWS rows. q: [rows, D padded to 16]; scores:
+/// [rows, 64]. following: null, or the block whose keys are to be prefetched.
 template <class E, int D, int ROWS, class Finish>
-inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following, const Finish& finish,
-                     float* scores) {
+inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following,
+                     const Finish& finish, float* scores) {
   using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), kStride = (D + 15) / 16 * 16, V = kStripVectors;
   for (int first = 0; first < kGroupsInBlock; first += V) {
@@ -148,8 +150,8 @@ inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const Blo
 /// acc[r, 16 first + lane] = acc * scale[r] + weights[r] . values, for V vectors of LAST lanes in the last one.
 /// weights: [rows, 64]; acc: [rows, stride].
 template <class E, int DV, int ROWS, int V, int LAST>
-inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following, int first, const float* scale, float* acc,
-                        int stride) {
+inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following,
+                        int first, const float* scale, float* acc, int stride) {
   using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(DV);
   F32x16 sums[ROWS][V];
@@ -190,10 +192,13 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
 
 /// acc[r] = acc[r] * scale[r] + weights[r] . values of the block, for ROWS rows. acc: [rows, DV padded to 16].
 template <class E, int DV, int ROWS>
-inline void add_values(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following, const float* scale, float* acc) {
+inline void add_values(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following,
+                       const float* scale, float* acc) {
   constexpr int V = kStripVectors, whole = DV / 16 / V * V, rest = (DV + 15) / 16 - whole, width = (DV + 15) / 16 * 16;
-  for (int first = 0; first < whole; first += V) add_vectors<E, DV, ROWS, V, 16>(weights, block, following, first, scale, acc, width);
-  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, DV % 16 ? DV % 16 : 16>(weights, block, following, whole, scale, acc, width);
+  constexpr int last = DV % 16 ? DV % 16 : 16;
+  for (int first = 0; first < whole; first += V)
+    add_vectors<E, DV, ROWS, V, 16>(weights, block, following, first, scale, acc, width);
+  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, last>(weights, block, following, whole, scale, acc, width);
 }
 
 }  // namespace llmc

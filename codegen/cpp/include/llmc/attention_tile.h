@@ -1,8 +1,8 @@
 // Attention of one tile: the query rows of a few tokens that share a key head, against blocks of 64 keys.
 //
-// Every row follows one order of float operations, whatever tile it is in: keys in blocks aligned to positions, an online
-// softmax over the blocks of a split of 256 positions, and splits merged in ascending order. A hidden key adds exactly
-// nothing, so it makes no difference which blocks are passed over, nor which thread takes which split.
+// Every row follows one order of float operations, whatever tile it is in: keys in blocks aligned to positions, an
+// online softmax over the blocks of a split of 256 positions, and splits merged in ascending order. A hidden key adds
+// exactly nothing, so it makes no difference which blocks are passed over, nor which thread takes which split.
 #pragma once
 
 #include "llmc/attention_softmax.h"
@@ -23,7 +23,8 @@ struct AttentionShape {
   static constexpr int H = H_, HK = HK_, D = D_, DV = DV_;
   static constexpr int group = H / HK;                                   // query heads of a key head
   static constexpr int tokens = std::max(1, kTileQueries / group);       // of a tile
-  static constexpr int few = (group + (group + kStripRows - 1) / kStripRows - 1) / ((group + kStripRows - 1) / kStripRows);
+  static constexpr int strips = (group + kStripRows - 1) / kStripRows;   // of one token
+  static constexpr int few = (group + strips - 1) / strips;              // rows of each of them
   static constexpr int rows = std::max(round_up(tokens * group, kStripRows), round_up(tokens * group, few));
   static constexpr int width = round_up(DV, 16);  // of an output row
 };
@@ -89,7 +90,8 @@ class TileAttention {
   using E = typename Shape::E;
 
  public:
-  TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, softmax::Scale scale, const Mask& mask)
+  TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, softmax::Scale scale,
+                const Mask& mask)
       : memory_(memory), step_(step), cache_(cache), scale_(scale), mask_(mask) {}
 
   /// Takes the queries of a tile; what follows is about it. q(t, head) gives D floats.
@@ -120,10 +122,13 @@ class TileAttention {
     }
     const int64_t begin = std::max(split * kSplitKeys, tile_.key_begin / kBlockKeys * kBlockKeys);
     const int64_t end = std::min((split + 1) * kSplitKeys, tile_.key_end);
-    BlockGroups<E> next = groups_at(begin);
+    // Past the last block comes the next key head, unless this tile has one of a row of tiles over the same keys.
+    const int after = tile_.tokens < Shape::tokens ? std::min(tile_.key_head + 1, Shape::HK - 1) : tile_.key_head;
+    BlockGroups<E> block = groups_at(begin, tile_.key_head);
     for (int64_t key = begin; key < end; key += kBlockKeys) {
-      const BlockGroups<E> block = next;
-      if (key + kBlockKeys < tile_.key_end) next = groups_at(key + kBlockKeys);
+      const bool last = key + kBlockKeys >= tile_.key_end;
+      const BlockGroups<E> next =
+          groups_at(last ? tile_.key_begin / kBlockKeys * kBlockKeys : key + kBlockKeys, last ? after : tile_.key_head);
       for (int row = 0; row < rows_; row += strip_) {
         if constexpr (Shape::few < kStripRows) {
           if (strip_ == Shape::few) {
@@ -133,12 +138,14 @@ class TileAttention {
         }
         compute_strip<kStripRows>(row, key, block, row == 0 ? &next : nullptr);
       }
+      block = next;
     }
   }
 
   /// Merges the split just computed into the state of its rows.
   void merge() {
-    for (int r = 0; r < rows_; ++r) memory_.merged[r].add(memory_.acc[r], memory_.top[r], reduce_add(F32x16::load(memory_.sums[r])));
+    for (int r = 0; r < rows_; ++r)
+      memory_.merged[r].add(memory_.acc[r], memory_.top[r], reduce_add(F32x16::load(memory_.sums[r])));
   }
 
   /// Writes the state of its rows over the split just computed.
@@ -153,8 +160,8 @@ class TileAttention {
   int rows() const { return rows_; }
 
  private:
-  /// Where the keys and values of the block at position `key` lie.
-  BlockGroups<E> groups_at(int64_t key) const {
+  /// Where the keys and values of a key head lie that the block at position `key` has.
+  BlockGroups<E> groups_at(int64_t key, int head) const {
     const int64_t* blocks = step_.blocks + tile_.sequence * step_.M;
     const int64_t length = step_.lengths[tile_.sequence];
     BlockGroups<E> groups;
@@ -164,8 +171,8 @@ class TileAttention {
     int64_t index = (key + groups.begin * kKeyGroup) / cache_.block_size;
     int64_t offset = (key + groups.begin * kKeyGroup) % cache_.block_size;
     for (int g = groups.begin; g < groups.end; ++g) {
-      groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[index], offset, tile_.key_head);
-      groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[index], offset, tile_.key_head);
+      groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[index], offset, head);
+      groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[index], offset, head);
       offset += kKeyGroup;
       if (offset == cache_.block_size) {
         offset = 0;
@@ -213,7 +220,8 @@ class TileAttention {
     for (int r = 0; r < ROWS; ++r) {
       F32x16 sums = F32x16::load(m.sums[first + r]) * F32x16::broadcast(keep[r]);
       for (int j = 0; j < kGroupsInBlock; ++j) {
-        const F32x16 weight = softmax::power_of_two(F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(m.top[first + r]));
+        const F32x16 score = F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(m.top[first + r]);
+        const F32x16 weight = softmax::power_of_two(score);
         to_operands<E>(weight, m.weights[r] + 16 * j);
         sums = sums + weight;
       }
@@ -226,7 +234,8 @@ class TileAttention {
   void apply_mask(float* scores, int64_t query, int head, int64_t key, int keys) const {
     alignas(64) float bias[kBlockKeys];
     for (int i = 0; i < keys; ++i)
-      bias[i] = mask_.visible(query, key + i, head) ? mask_.bias(query, key + i, head) * softmax::kLog2E : softmax::kHidden;
+      bias[i] = mask_.visible(query, key + i, head) ? mask_.bias(query, key + i, head) * softmax::kLog2E
+                                                    : softmax::kHidden;
     for (int i = keys; i < kBlockKeys; ++i) bias[i] = softmax::kHidden;
     const F32x16 hidden = F32x16::broadcast(softmax::kHidden);
     for (int i = 0; i < kBlockKeys; i += 16) {

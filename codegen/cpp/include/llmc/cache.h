@@ -1,11 +1,11 @@
 // The paged cache of keys and values of one layer, as attention reads it.
 //
-//   K: [blocks][key heads][BS / 16][D / P][16][P]   16 keys side by side: a vector holds one element of 16 keys, so their
-//                                                   scores grow in 16 lanes and nothing is summed across lanes
+//   K: [blocks][key heads][BS / 16][D / P][16][P]   16 keys side by side: a vector holds one element of 16 keys, so
+//                                                   their scores grow in 16 lanes, nothing is summed across lanes
 //   V: [blocks][key heads][BS / 16][16 / P][DV][P]  a vector holds 16 elements of P keys
 //
-// P is how many values one dot-product instruction takes together: 2 for bf16, else 1. D and DV are padded to a multiple
-// of P. The block size BS is a multiple of 16.
+// P is how many values one dot-product instruction takes together: 2 for bf16, else 1. D and DV are padded to a
+// multiple of P. The block size BS is a multiple of 16; large blocks (256) are read from memory the fastest.
 #pragma once
 
 #include <bit>
@@ -64,8 +64,8 @@ inline typename Stored<E>::type to_stored(float x) {
   }
 }
 
-/// Puts k [D] where the key of `slot` (block * BS + offset) belongs. Threads may write different slots at the same time:
-/// not a byte of another slot is touched.
+/// Puts k [D] where the key of `slot` (block * BS + offset) belongs. Threads may write different slots at the same
+/// time: not a byte of another slot is touched.
 template <class E, int D>
 inline void write_key(const Cache<E>& cache, int64_t slot, int head, const float* k) {
   constexpr int pack = Stored<E>::pack;
@@ -81,7 +81,8 @@ template <class E, int DV>
 inline void write_value(const Cache<E>& cache, int64_t slot, int head, const float* v) {
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(DV);
   const int64_t offset = slot % cache.block_size, key = offset % kKeyGroup;
-  auto* to = cache.v + group_index<E, DV>(cache, slot / cache.block_size, offset, head) + key / pack * pack * width + key % pack;
+  const int64_t group = group_index<E, DV>(cache, slot / cache.block_size, offset, head);
+  auto* to = cache.v + group + key / pack * pack * width + key % pack;
   for (int i = 0; i < width; ++i) to[i * pack] = to_stored<E>(i < DV ? v[i] : 0.0f);
 }
 
