@@ -191,6 +191,16 @@ def test_weights_stored_in_different_types_are_left_apart() -> None:
     assert op_counts(model)["linear"] == 2
 
 
+def test_weights_that_will_be_stored_alike_are_merged_whatever_the_file_has() -> None:
+    module = Attention()
+    model = tidied(module)
+    reader = Quantized(dict(module.named_parameters()), {"q_proj.weight": "Q4_K", "v_proj.weight": "Q6_K"})
+    for name in ("q_proj.weight", "v_proj.weight"):
+        model.weights[name.replace(".", "_")] = Source.of(reader, name)
+    check_pass(FuseQkv(together=True), model, X, dynamic=DYNAMIC, changes=1, refused=())
+    assert op_counts(model)["linear"] == 1
+
+
 FAMILIES = {
     "llama": (2, 11),
     "qwen2": (2, 11),
