@@ -37,7 +37,7 @@ ISA_FLAGS = {
 """Levels of instructions, best first, and the flags that allow them; on other machines than x86-64 there is only
 "portable", without a flag."""
 FLAGS = (
-    "-std=c++20", "-O3", "-shared", "-fPIC", "-pthread", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden",
+    "-std=c++20", "-O3", "-g0", "-shared", "-fPIC", "-pthread", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden",
     # Bits are part of what is promised: no fused operation but those that the source spells.
     "-ffp-contract=off", "-fno-math-errno",
     "-Wl,--build-id=none",
@@ -77,7 +77,10 @@ class Compiler:
         """Every flag but the names of files."""
         if isa not in self.levels:
             raise BadOption(f"isa: {isa!r} is no level of {self.machine}; use {', '.join(self.levels)}")
-        return (*FLAGS, *(ISA_FLAGS[isa] if len(self.levels) > 1 else ()))
+        chosen = ISA_FLAGS[isa] if len(self.levels) > 1 else ()
+        if "ziglang" in self.command:  # it spells the names of processors with underscores
+            chosen = tuple(flag.replace("x86-64", "x86_64").replace("64-v", "64_v") for flag in chosen)
+        return (*FLAGS, *chosen)
 
 
 @dataclass(frozen=True)

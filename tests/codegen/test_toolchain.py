@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,9 @@ def test_the_ziglang_package_is_the_last_resort(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(toolchain, "find_spec", lambda name: name)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert find_compiler().command == (str(python), "-m", "ziglang", "c++")
+    zig = find_compiler()
+    assert zig.command == (str(python), "-m", "ziglang", "c++")
+    assert "-march=x86_64_v3" in replace(zig, machine="x86_64-unknown-linux-musl").flags("avx2")
 
 
 def test_a_chosen_compiler_is_the_only_one_looked_at(tmp_path: Path) -> None:
