@@ -12,7 +12,7 @@ from tests.support.native import compile_native
 SHAPES = (("SmolLM2", 9, 3, 64, 30, 2048), ("SmolLM2", 9, 3, 64, 60, 64), ("1B", 32, 8, 64, 8, 8192))
 """Name, query heads, key heads, their size, caches that take turns, keys."""
 ELEMENTS = {"bf16": ("BF16", 2), "f32": ("F32", 4)}
-BLOCK_SIZE = 32
+BLOCK_SIZE = 256
 _SOURCE = r"""
 #include <chrono>
 #include "attention_harness.h"
