@@ -352,7 +352,8 @@ class _Lowering:
         plain = {name: value for name, value in given.items() if isinstance(value, (str, int, float, bool))}
         self.regions.append(
             Experts(
-                name=node.name, origin=_origin(node), domain=self._domain(node), source=rows[0], ids=rows[1], gates=rows[2],
+                name=node.name, origin=_origin(node), domain=self._domain(node),
+                source=rows[0], ids=rows[1], gates=rows[2],
                 up=tuple(part.name for part in given["up"]), down=tuple(part.name for part in given["down"]),
                 up_bias=self.maybe(given["up_bias"], node), down_bias=self.maybe(given["down_bias"], node),
                 output=output, attrs=plain, nodes=(node.name,),
