@@ -39,7 +39,7 @@ class NativeProgram:
 
         Costs are those of a machine that is always the same, so that equal builds explain themselves equally.
         """
-        default = Crossovers(default=Crossover(2, 17, "the default until `llmc tune` has measured"))
+        default = Crossovers(default=Crossover(2, 128, "the default until `llmc tune` has measured"))
         source = self.source
         memory = str(source.description["memory"])
         target = Target.preset("avx512")

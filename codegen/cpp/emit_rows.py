@@ -249,7 +249,8 @@ def _gather_table(function: Function, op: RowOp, row: str) -> None:
 
     def body(names: list[str]) -> list[str]:
         column = _index(table.axes[1:], names[1:])
-        text = f"table[{_element(index, 'a1', names)} * {table.axes[0].stride} + {column}]"
+        chosen = f"scalar::wrapped({_element(index, 'a1', names)}, {table.axes[0].size})"
+        text = f"table[{chosen} * {table.axes[0].stride} + {column}]"
         return [f"y[{_index(output.axes, names)}] = {text};"]
 
     _loops(function, output.axes, body)

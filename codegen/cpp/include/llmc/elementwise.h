@@ -24,8 +24,10 @@ inline float gelu_tanh(float x) {
 inline float quick_gelu(float x) { return x * sigmoid(1.702f * x); }
 inline float relu2(float x) { return x > 0 ? x * x : 0.0f; }
 inline float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
-/// An index that counts from the end when it is negative.
-inline int64_t wrapped(int64_t index, int64_t size) { return index < 0 ? index + size : index; }
+/// An index that counts from the end when it is negative. What is out of range reads an end of the table, never beyond.
+inline int64_t wrapped(int64_t index, int64_t size) {
+  return std::clamp<int64_t>(index < 0 ? index + size : index, 0, size - 1);
+}
 /// The remainder with the sign of the divisor, as torch has it.
 template <class Type>
 inline Type remainder(Type x, Type y) {
