@@ -24,6 +24,8 @@ def no_fault(tokens: list[int], new: int) -> list[int]:
 class RecomputedProgram:
     """The `Program` of a module, by whole forward passes over the tokens that its cache holds."""
 
+    block_multiple = 1
+
     def __init__(self, module: nn.Module, fault: Fault = no_fault) -> None:
         self.module = module
         self.fault = fault
