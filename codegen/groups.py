@@ -5,7 +5,8 @@ does not depend on the linear: it can then be computed before. Groups are ordere
 """
 
 import heapq
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +30,8 @@ UNARY = {
 }
 BINARY = {aten.add.Tensor: "add", aten.mul.Tensor: "mul", aten.sub.Tensor: "sub", aten.div.Tensor: "div"}
 NORMS = {llmc.rms_norm.default, llmc.layer_norm.default}
+Independent = Callable[[object], bool]
+"""Whether an argument does not depend on the linear at hand."""
 _PROLOGUES = {*NORMS, llmc.gated_act.default, *UNARY}
 
 
@@ -180,9 +183,8 @@ def _follow(
         node = user
 
 
-def _chain_position(user: fx.Node, node: fx.Node, model: Model, independent: object) -> int | None:
+def _chain_position(user: fx.Node, node: fx.Node, model: Model, independent: Independent) -> int | None:
     """Where `node` stands among the operands of a pointwise `user` that an epilogue can do; None if it cannot."""
-    assert callable(independent), "a predicate on arguments"
     if user.target in UNARY:
         return 0
     if user.target not in BINARY or user.kwargs.get("alpha", 1) != 1 or user.kwargs.get("rounding_mode") is not None:
@@ -223,15 +225,14 @@ def _gate(linear: fx.Node) -> fx.Node | None:
     return gate if is_gate else None
 
 
-def _leaves(linear: fx.Node, independent: object) -> tuple[list[Leaf], list[fx.Node]] | None:
+def _leaves(linear: fx.Node, independent: Independent) -> tuple[list[Leaf], list[fx.Node]] | None:
     """The heads that attention reads out of a linear's result, and the nodes fused so; None if there are none."""
-    assert callable(independent), "a predicate on arguments"
     found: dict[fx.Node, View] = {}
     taken: list[fx.Node] = []
 
     def walk(node: fx.Node, value: View | list[View]) -> bool:
         for user in node.users:
-            if _is_getitem(user) and isinstance(value, list):
+            if user.target is operator.getitem and isinstance(value, list):
                 seen: View | list[View] | None = value[user.args[1]]  # type: ignore[index]
             elif user.target in VIEWS and isinstance(value, View):
                 seen = apply(user, value)
@@ -275,9 +276,8 @@ def _reads(view: View) -> set[int]:
     return places
 
 
-def _heads(node: fx.Node, view: View, independent: object) -> tuple[Leaf | None, list[fx.Node]]:
+def _heads(node: fx.Node, view: View, independent: Independent) -> tuple[Leaf | None, list[fx.Node]]:
     """What becomes of one view of a linear's result, if attention alone reads it."""
-    assert callable(independent), "a predicate on arguments"
     starts = columns(view)
     if starts is None or len(node.users) != 1:
         return None, []
@@ -301,7 +301,3 @@ def _heads(node: fx.Node, view: View, independent: object) -> tuple[Leaf | None,
         return None, []
     leaf.attention, leaf.role = user, "qkv"[places[0]]
     return leaf, chain
-
-
-def _is_getitem(node: fx.Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"

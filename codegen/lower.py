@@ -3,6 +3,7 @@
 Every float value is float32 in memory, whatever the model's dtype. Raises `Unlowered` for what has no native form.
 """
 
+import operator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -25,6 +26,7 @@ from llmc.codegen.regions import (
     RowRegion,
 )
 from llmc.codegen.row_ops import row_op
+from llmc.codegen.unlowered import Unlowered
 from llmc.codegen.view_ops import VIEWS, apply, own_view
 from llmc.codegen.walk import substitute, weights_of
 from llmc.ir.model import STEP_INPUTS, Model, Origin
@@ -34,15 +36,6 @@ aten, llmc = torch.ops.aten, torch.ops.llmc
 
 DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "u8"}
 """What a weight's elements are called in a program."""
-
-
-class Unlowered(Exception):
-    """A node that has no native form."""
-
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        """Say which node and why."""
-        super().__init__(f"{node.name}: {reason}")
-        self.node, self.reason = node, reason
 
 
 @dataclass
@@ -162,7 +155,7 @@ class _Lowering:
                 return
             if node.target is not aten.reshape.default:
                 raise Unlowered(node, "this view would move rows")
-        if getattr(node.target, "__name__", "") == "getitem":
+        if node.target is operator.getitem:
             several = self.values.get(node.args[0])  # type: ignore[arg-type]
             if not isinstance(several, list):
                 raise Unlowered(node, "takes one of several values that are not known")
@@ -221,7 +214,6 @@ class _Lowering:
             source = made[0]
         else:
             source = self.view(x, node)
-        sources = [source] if isinstance(source, View) else [item for item in source.inputs if isinstance(item, View)]
         if node.meta["val"].dim() != 2:
             raise Unlowered(node, f"a linear over {node.meta['val'].dim()} axes")
         self._flush()
@@ -245,7 +237,6 @@ class _Lowering:
                 nodes=tuple(item.name for item in group.nodes),
             )
         )  # fmt: skip
-        assert sources, "a linear reads something"
 
     def _chain_step(self, node: fx.Node, position: int) -> ChainStep:
         target: Any = node.target
@@ -295,7 +286,7 @@ class _Lowering:
             held = self.values.get(source)  # type: ignore[arg-type]
             if held is None:
                 return
-            taken = getattr(node.target, "__name__", "") == "getitem" and isinstance(held, list)
+            taken = node.target is operator.getitem and isinstance(held, list)
             seen = held[node.args[1]] if taken else (apply(node, held) if node.target in VIEWS else None)  # type: ignore[index,arg-type]
         if seen is not None:
             self.values[node] = seen

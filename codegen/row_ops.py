@@ -8,6 +8,8 @@ from torch import fx
 
 from llmc.codegen.layout import Scalar, Value, View
 from llmc.codegen.regions import RowOp
+from llmc.codegen.unlowered import Unlowered
+from llmc.codegen.view_ops import apply_cat
 from llmc.ir.signature import parameters
 
 aten, llmc = torch.ops.aten, torch.ops.llmc
@@ -59,8 +61,6 @@ class Places(Protocol):
 
 def row_op(node: fx.Node, places: Places) -> Scalar | list[RowOp]:
     """The operations that compute a node, the last of them its value; raises `Unlowered` for what has none."""
-    from llmc.codegen.lower import Unlowered
-
     target: Any = node.target
     if not isinstance(target, torch._ops.OpOverload):
         raise Unlowered(node, f"{target} is not an op")
@@ -79,8 +79,7 @@ def row_op(node: fx.Node, places: Places) -> Scalar | list[RowOp]:
         source = places.view(given[names[0]], node)
         if [dim % len(source.axes) for dim in dims] != [len(source.axes) - 1] or source.axes[-1].size is None:
             raise Unlowered(node, f"reduces over axes {dims}, not over the last one")
-        keeps = tuple(node.meta["val"].shape) if target not in (aten.softmax.int,) else ()
-        attrs = {"size": source.axes[-1].size, "keepdim": len(keeps) == len(source.axes)}
+        attrs = {"size": source.axes[-1].size}
         return [RowOp(REDUCTIONS[target], node.name, (source,), (places.new(node),), attrs)]
     special = _SPECIAL.get(target)
     if special is None:
@@ -89,8 +88,6 @@ def row_op(node: fx.Node, places: Places) -> Scalar | list[RowOp]:
 
 
 def _pointwise(node: fx.Node, op: str, given: dict[str, Any], places: Places) -> Scalar | list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     attrs: dict[str, object] = {}
     operands = [value for name, value in given.items() if name in ("self", "other", "exponent", "condition")]
     if op == "where":
@@ -134,19 +131,13 @@ def _gated(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
 
 
 def _cat(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-    from llmc.codegen.view_ops import apply_cat
-
     output = places.new(node)
-    ops = []
     sources = [places.view(item, node) for item in given["tensors"]]
     targets = apply_cat(output, given.get("dim", 0), sources)
     if targets is None:
         raise Unlowered(node, "joins values along the rows")
-    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        ops.append(RowOp("copy", node.name, (source,), (target,), {"piece": number}))
-    ops[-1] = RowOp("copy", node.name, (sources[-1],), (targets[-1], output), {"piece": len(ops) - 1})
-    return ops
+    ops = [RowOp("copy", node.name, (source,), (target,)) for source, target in zip(sources, targets, strict=True)]
+    return [*ops[:-1], RowOp("copy", node.name, (sources[-1],), (targets[-1], output))]
 
 
 def _embedding(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
@@ -160,8 +151,6 @@ def _embedding(node: fx.Node, given: dict[str, Any], places: Places) -> list[Row
 
 
 def _index(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     table, indices = places.view(given["self"], node), list(given["indices"])
     used = [(place, index) for place, index in enumerate(indices) if index is not None]
     if len(used) != 1:
@@ -174,8 +163,6 @@ def _index(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
 
 def _select_columns(node: fx.Node, source: View, place: int, index: object, places: Places) -> list[RowOp]:
     """Elements along a fixed axis, chosen by a vector of indices that is the same for all rows."""
-    from llmc.codegen.lower import Unlowered
-
     chosen = places.view(index, node)
     if chosen.domain or len(chosen.axes) != 1 or source.axes[place].size is None:
         raise Unlowered(node, "indexes by a value that is no vector of fixed size")
@@ -192,8 +179,6 @@ def _packed_embedding(node: fx.Node, given: dict[str, Any], places: Places) -> l
 
 
 def _topk(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     source = places.view(given["self"], node)
     if given.get("dim", -1) % len(source.axes) != len(source.axes) - 1 or not given.get("largest", True):
         raise Unlowered(node, "takes other than the largest along the last axis")
@@ -202,8 +187,6 @@ def _topk(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
 
 
 def _gather(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     source, index = places.view(given["self"], node), places.view(given["index"], node)
     last = len(source.axes) - 1
     if given["dim"] % len(source.axes) == last and source.axes[-1].size is not None:
@@ -214,8 +197,6 @@ def _gather(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]
 
 
 def _scatter(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     source, index = places.value(given["self"], node), places.view(given["index"], node)
     if given["dim"] % len(index.axes) != len(index.axes) - 1:
         raise Unlowered(node, "scatters along an axis that is not the last")
@@ -224,8 +205,6 @@ def _scatter(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp
 
 
 def _repeat_interleave(node: fx.Node, given: dict[str, Any], places: Places) -> list[RowOp]:
-    from llmc.codegen.lower import Unlowered
-
     source = places.view(given["self"], node)
     dim = given.get("dim")
     if dim is None or dim % len(source.axes) != len(source.axes) - 1 or source.axes[-1].size is None:

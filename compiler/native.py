@@ -10,9 +10,9 @@ from llmc.codegen.cpp.emit import CpuSource, emit
 from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_compiler
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
-from llmc.codegen.lower import Unlowered
 from llmc.codegen.select import Crossover, Crossovers
 from llmc.codegen.target import Target
+from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
 from llmc.ir.weights import evaluate_each

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from llmc.codegen.arrange import arrange
-from llmc.codegen.cpp.calls import Arguments, Call, make_call
+from llmc.codegen.cpp.calls import Arguments, make_call
 from llmc.codegen.cpp.emit_attention import emit_attention
 from llmc.codegen.cpp.emit_experts import emit_experts, shape_of
 from llmc.codegen.cpp.emit_linear import emit_linear, shared_terms
@@ -51,7 +51,7 @@ class CpuSource:
 
 
 def emit(model: Model, caches: Iterable[CacheSpec]) -> CpuSource:
-    """The program of a packed graph. Raises `llmc.codegen.lower.Unlowered` for what has no native form."""
+    """The program of a packed graph. Raises `llmc.codegen.unlowered.Unlowered` for what has no native form."""
     return _Emitter(lower(model), tuple(caches)).run()
 
 
@@ -257,4 +257,4 @@ def _rows(region: RowRegion) -> Function:
     return function
 
 
-__all__ = ["Call", "CpuSource", "emit"]
+__all__ = ["CpuSource", "emit"]

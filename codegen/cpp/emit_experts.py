@@ -1,7 +1,6 @@
 """Mixtures of experts as C++: one call of the `moe` template."""
 
-from llmc.codegen.cpp.emit_linear import FORMATS
-from llmc.codegen.cpp.function import TYPES, Function
+from llmc.codegen.cpp.function import FORMATS, TYPES, Function
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Experts
 

@@ -3,12 +3,10 @@
 from dataclasses import replace
 
 from llmc.codegen.cpp.emit_rows import emit_row_op, literal
-from llmc.codegen.cpp.function import Function
+from llmc.codegen.cpp.function import FORMATS, Function
 from llmc.codegen.layout import Buffer, Scalar, View
 from llmc.codegen.regions import ChainStep, HeadPart, Linear, Norm, RowOp
 
-FORMATS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "Int8", "int4": "Int4", "int4m": "Int4M"}
-"""C++ names of the weight formats."""
 _WIDEST = 4
 """Tiles in a unit: as many as hide the latency of a dot product; fewer where the units then divide evenly."""
 _UNARY = {"gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh", "quick_gelu", "relu2"}

@@ -7,7 +7,7 @@ The bounds let kernels skip whole blocks of keys. They are read off the conjunct
 import ast
 from collections.abc import Sequence
 
-from llmc.codegen.cpp.function import Function
+from llmc.codegen.cpp.function import TYPES, Function
 from llmc.codegen.layout import View
 
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
@@ -23,10 +23,9 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
     for number, table in enumerate(tables):
         kind = function.pointer(table.buffer)
         names.append((f"t{number}", kind, table))
-    members = "".join(f" const {_type(view)}* {name};" for name, _, view in names)
+    members = "".join(f" const {TYPES[view.buffer.dtype]}* {name};" for name, _, view in names)
     spans = _spans(mask)
     has_bias = bias != "0"
-    first = " , ".join(span for kind, span in spans if kind == "first")
     lasts = [span for kind, span in spans if kind == "last"]
     firsts = [span for kind, span in spans if kind == "first"]
     whole = len(spans) == _conjuncts(mask) and not has_bias
@@ -35,7 +34,6 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
         f"k_hi <= {corner}" if kind == "last" else f"k_lo >= {corner}"
         for (kind, _), corner in zip(spans, corners, strict=True)
     ]
-    assert first == " , ".join(firsts), "bounds are read once"
     function.add(
         "struct Mask {",
         f" {members}" if members else "  // no tables",
@@ -49,12 +47,6 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
         "};",
         f"const Mask mask{{{', '.join(f'{pointer} + {view.offset}' for _, pointer, view in names)}}};",
     )
-
-
-def _type(view: View) -> str:
-    from llmc.codegen.cpp.function import TYPES
-
-    return TYPES[view.buffer.dtype]
 
 
 def _at(spans: Sequence[str]) -> list[str]:

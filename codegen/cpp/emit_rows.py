@@ -1,8 +1,9 @@
 """Row operations as C++: plain loops over the elements of one row, which the compiler vectorises."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from llmc.codegen.cpp.function import TYPES, Function
+from llmc.codegen.cpp.function import FORMATS, TYPES, Function
 from llmc.codegen.layout import Axis, Scalar, Value, View
 from llmc.codegen.regions import RowOp
 
@@ -71,8 +72,13 @@ def _element(value: Value, name: str, names: Sequence[str]) -> str:
     if isinstance(value, Scalar):
         return literal(value)
     aligned = names[len(names) - len(value.axes) :] if len(names) >= len(value.axes) else names
-    text = f"{name}[{_index(value.axes[len(value.axes) - len(aligned) :], aligned)}]"
-    return f"to_float({text})" if value.buffer.dtype in ("f16", "bf16") else text
+    return _stored(value, name, _index(value.axes[len(value.axes) - len(aligned) :], aligned))
+
+
+def _stored(view: View, name: str, index: str) -> str:
+    """The element of a buffer at an offset, as C++ computes with it."""
+    text = f"{name}[{index}]"
+    return f"to_float({text})" if view.buffer.dtype in ("f16", "bf16") else text
 
 
 def _loops(function: Function, axes: Sequence[Axis], body: Callable[[list[str]], list[str]]) -> None:
@@ -157,6 +163,12 @@ def _outer(function: Function, op: RowOp, row: str, body: Callable[[str, str], l
     _loops(function, outer, inner)
 
 
+def _outer_index(view: View, source: View) -> str:
+    """The offset of the last axis of an operand that is broadcast against a source, in loops over the source."""
+    shift = len(source.axes) - len(view.axes)
+    return _index(view.axes[:-1], [f"i{shift + place}" for place in range(len(view.axes) - 1)])
+
+
 def _reduction(function: Function, op: RowOp, row: str) -> None:
     source = op.inputs[0]
     assert isinstance(source, View), "it works on a tensor"
@@ -186,10 +198,7 @@ def _norm(function: Function, op: RowOp, row: str) -> None:
             if not isinstance(value, View):
                 weights.append("(const float*)nullptr")
                 continue
-            outer = value.axes[:-1]
-            shift = [a for a in outer if a.size not in (None, 1)]
-            index = _index(outer, [f"i{len(source.axes) - len(value.axes) + p}" for p in range(len(outer))])
-            weights.append(f"{name} + {index}" if shift else name)
+            weights.append(f"{name} + {_outer_index(value, source)}")
         if op.op == "rms_norm":
             call = f"{weights[0]}, {op.attrs['eps']!r}f, {op.attrs['offset']!r}f"
         else:
@@ -208,68 +217,50 @@ def _rope(function: Function, op: RowOp, row: str) -> None:
     steps = f"{source.axes[-1].stride}, {cos.axes[-1].stride}, {sin.axes[-1].stride}"
 
     def body(read: str, write: str) -> list[str]:
-        def at(view: View) -> str:
-            outer = view.axes[:-1]
-            return _index(outer, [f"i{len(source.axes) - len(view.axes) + p}" for p in range(len(outer))])
-
         kind = "true" if op.attrs["interleaved"] else "false"
-        return [
-            f"rope_row<{kind}>(a0 + {read}, cos + {at(cos)}, sin + {at(sin)}, {steps}, {size}, {rotated}, y + {write});"
-        ]
+        turn = f"cos + {_outer_index(cos, source)}, sin + {_outer_index(sin, source)}"
+        return [f"rope_row<{kind}>(a0 + {read}, {turn}, {steps}, {size}, {rotated}, y + {write});"]
 
     _outer(function, op, row, body)
 
 
-def _gather_rows(function: Function, op: RowOp, row: str) -> None:
-    table, index = op.inputs
-    assert isinstance(table, View) and isinstance(index, View), "a gather has a table and indices"
-    output = op.outputs[0]
-    _declare(function, "table", table, row)
-    _declare(function, "a1", index, row)
-    _declare(function, "y", output, row, written=True)
-    inner = len(table.axes) - 1
-
-    def body(names: list[str]) -> list[str]:
-        chosen = f"scalar::wrapped({_element(index, 'a1', names[: len(names) - inner])}, {table.axes[0].size})"
-        rest = _index(table.axes[1:], names[len(names) - inner :])
-        text = f"table[{chosen} * {table.axes[0].stride} + {rest}]"
-        text = f"to_float({text})" if table.buffer.dtype in ("f16", "bf16") else text
-        return [f"y[{_index(output.axes, names)}] = {text};"]
-
-    _loops(function, output.axes, body)
-
-
-def _gather_table(function: Function, op: RowOp, row: str) -> None:
-    table, index = op.inputs
-    assert isinstance(table, View) and isinstance(index, View), "a gather has a table and indices"
-    output = op.outputs[0]
-    _declare(function, "table", table, row)
-    _declare(function, "a1", index, row)
-    _declare(function, "y", output, row, written=True)
-
-    def body(names: list[str]) -> list[str]:
-        column = _index(table.axes[1:], names[1:])
-        chosen = f"scalar::wrapped({_element(index, 'a1', names)}, {table.axes[0].size})"
-        text = f"table[{chosen} * {table.axes[0].stride} + {column}]"
-        return [f"y[{_index(output.axes, names)}] = {text};"]
-
-    _loops(function, output.axes, body)
-
-
-def _gather_last(function: Function, op: RowOp, row: str) -> None:
+def _picks(function: Function, op: RowOp, row: str, pick: Callable[[View, View, list[str]], str]) -> None:
+    """Each element of the output is one of the first operand's: `pick` spells the offset, by indices in the second."""
     source, index = op.inputs
-    assert isinstance(source, View) and isinstance(index, View), "a gather has a source and indices"
+    assert isinstance(source, View) and isinstance(index, View), f"{op.op} has a source and indices"
     output = op.outputs[0]
     _declare(function, "a0", source, row)
     _declare(function, "a1", index, row)
     _declare(function, "y", output, row, written=True)
 
     def body(names: list[str]) -> list[str]:
-        start = _index(source.axes[:-1], names[:-1])
-        at = f"{start} + {_element(index, 'a1', names)} * {source.axes[-1].stride}"
-        return [f"y[{_index(output.axes, names)}] = a0[{at}];"]
+        return [f"y[{_index(output.axes, names)}] = {_stored(source, 'a0', pick(source, index, names))};"]
 
     _loops(function, output.axes, body)
+
+
+def _wrapped(index: str, axis: Axis) -> str:
+    """The offset along an axis of an index that may count from the end."""
+    return f"scalar::wrapped({index}, {axis.size}) * {axis.stride}"
+
+
+def _gather_rows(source: View, index: View, names: list[str]) -> str:
+    """Whole rows of a table."""
+    outer = len(names) - (len(source.axes) - 1)
+    return (
+        f"{_wrapped(_element(index, 'a1', names[:outer]), source.axes[0])} + {_index(source.axes[1:], names[outer:])}"
+    )
+
+
+def _gather_table(source: View, index: View, names: list[str]) -> str:
+    """Of each column of a table the element in a row of its own."""
+    return f"{_wrapped(_element(index, 'a1', names), source.axes[0])} + {_index(source.axes[1:], names[1:])}"
+
+
+def _gather_last(source: View, index: View, names: list[str]) -> str:
+    """Elements along the last axis."""
+    last = f"{_element(index, 'a1', names)} * {source.axes[-1].stride}"
+    return f"{_index(source.axes[:-1], names[:-1])} + {last}"
 
 
 def _scatter_last(function: Function, op: RowOp, row: str) -> None:
@@ -295,20 +286,15 @@ def _scatter_last(function: Function, op: RowOp, row: str) -> None:
 
 
 def _select_columns(function: Function, op: RowOp, row: str) -> None:
-    source, chosen = op.inputs
-    assert isinstance(source, View) and isinstance(chosen, View), "a selection has a source and indices"
-    output, axis = op.outputs[0], op.attrs["axis"]
+    """Elements along one axis, the same of each row."""
+    axis = op.attrs["axis"]
     assert isinstance(axis, int), "an axis is a number"
-    _declare(function, "a0", source, row)
-    _declare(function, "a1", chosen, row)
-    _declare(function, "y", output, row, written=True)
 
-    def body(names: list[str]) -> list[str]:
-        picked = f"scalar::wrapped(a1[{names[axis] or '0'}], {source.axes[axis].size}) * {source.axes[axis].stride}"
+    def pick(source: View, index: View, names: list[str]) -> str:
         rest = _index(source.axes[:axis] + source.axes[axis + 1 :], names[:axis] + names[axis + 1 :])
-        return [f"y[{_index(output.axes, names)}] = a0[{rest} + {picked}];"]
+        return f"{rest} + {_wrapped(f'a1[{names[axis] or 0}]', source.axes[axis])}"
 
-    _loops(function, output.axes, body)
+    _picks(function, op, row, pick)
 
 
 def _repeat_last(function: Function, op: RowOp, row: str) -> None:
@@ -345,9 +331,8 @@ def _gather_packed(function: Function, op: RowOp, row: str) -> None:
     function.argument("Weights table", f"weights({', '.join(map(str, op.attrs['weights']))})")  # type: ignore[call-overload]
     _declare(function, "a0", index, row)
     _declare(function, "y", output, row, written=True)
-    kind = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "Int8", "int4": "Int4", "int4m": "Int4M"}
     k = op.attrs["k"]
-    function.add(f"  gather_row<{kind[str(op.attrs['format'])]}, {k}>(table, a0[0], y);")
+    function.add(f"  gather_row<{FORMATS[str(op.attrs['format'])]}, {k}>(table, a0[0], y);")
 
 
 def _write_cache(function: Function, op: RowOp, row: str) -> None:
@@ -368,7 +353,8 @@ def _write_cache(function: Function, op: RowOp, row: str) -> None:
 _SPECIAL: dict[str, Callable[[Function, RowOp, str], None]] = {
     "copy_flat": _copy_flat, "softmax": _reduction, "log_softmax": _reduction, "sum": _reduction, "mean": _reduction,
     "amax": _reduction, "amin": _reduction, "cumsum": _reduction, "rms_norm": _norm, "layer_norm": _norm,
-    "rope": _rope, "gather_rows": _gather_rows, "gather_table": _gather_table, "gather_last": _gather_last,
+    "rope": _rope, "gather_rows": partial(_picks, pick=_gather_rows),
+    "gather_table": partial(_picks, pick=_gather_table), "gather_last": partial(_picks, pick=_gather_last),
     "scatter_last": _scatter_last, "select_columns": _select_columns, "repeat_last": _repeat_last, "topk": _topk,
     "gather_packed": _gather_packed, "write_k": _write_cache, "write_v": _write_cache,
 }  # fmt: skip

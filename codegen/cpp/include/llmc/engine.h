@@ -32,7 +32,6 @@ struct Run {
   const Crossover* crossovers;
   std::byte* arena;
   int64_t capacity;  // tokens that the arena has room for
-  int64_t tokens;    // of this step
   int64_t fixed;          // bytes of the arena that do not grow with the step
   int64_t shared_offset;  // where the buffers end and what linears share begins
   float* logits;
@@ -40,13 +39,13 @@ struct Run {
 
   template <class Type>
   Type* buffer(int64_t offset) const {
-    return reinterpret_cast<Type*>(arena + fixed + offset * tokens);
+    return reinterpret_cast<Type*>(arena + fixed + offset * step.T);
   }
   template <class Type>
   const Type* weight(int index) const {
     return static_cast<const Type*>(weights[index]);
   }
-  std::byte* shared() const { return arena + fixed + shared_offset * tokens; }
+  std::byte* shared() const { return arena + fixed + shared_offset * step.T; }
   std::byte* shared_by_attention() const { return arena; }
   template <class Element>
   Cache<Element> cache(int layer) const {
@@ -131,7 +130,6 @@ inline int run_step(const Program& program, Machine& machine, const Step& step, 
   Run run = machine.run;
   run.step = step;
   run.step.block_size = machine.run.step.block_size;
-  run.tokens = step.T;
   run.logits = logits;
   run.times = times;
   if (times != nullptr) times[0] = nanoseconds();

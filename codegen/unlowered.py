@@ -1,0 +1,12 @@
+"""What is raised for a part of a graph that has no native form."""
+
+from torch import fx
+
+
+class Unlowered(Exception):
+    """A node that has no native form."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        """Say which node and why."""
+        super().__init__(f"{node.name}: {reason}")
+        self.node, self.reason = node, reason
