@@ -1,0 +1,40 @@
+"""What the emitters of a program share: the target, the cache, and the workspaces that kernels ask for."""
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from llmc.codegen.layout import Buffer, Domain
+from llmc.codegen.select import Crossovers
+from llmc.codegen.target import Target
+from llmc.runtime.cuda.plan import Workspace
+from llmc.runtime.program import CacheSpec
+
+
+@dataclass
+class Context:
+    """One program's."""
+
+    target: Target
+    crossovers: Crossovers
+    caches: tuple[CacheSpec, ...]
+    block_size: int
+    vocabulary: int
+    workspaces: dict[str, Workspace] = field(default_factory=dict)
+    _keys: Any = field(default_factory=lambda: count(1 << 20))
+
+    @property
+    def pdl(self) -> bool:
+        """Whether kernels may be launched before their predecessor has ended."""
+        level = self.target.level
+        return self.target.kind == "cuda" and int(level.removeprefix("sm_").rstrip("a")) >= 90
+
+    def workspace(self, name: str, bytes: int, bytes_per_token: int = 0) -> str:
+        """A zeroed workspace of at least so many bytes that outlives steps; equal names share the largest."""
+        known = self.workspaces.get(name, Workspace(name, 0))
+        self.workspaces[name] = Workspace(name, max(bytes, known.bytes), max(bytes_per_token, known.bytes_per_token))
+        return name
+
+    def scratch(self, name: str, domain: Domain, width: int, dtype: str) -> Buffer:
+        """A buffer of the arena for what passes between the launches of one region."""
+        return Buffer(next(self._keys), name, domain, width, dtype, "arena")

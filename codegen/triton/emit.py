@@ -1,0 +1,161 @@
+"""A whole program for one GPU target: Triton source of its kernels, and the plan that launches them.
+
+Every region becomes one launch or several, of which a step takes those that fit its sizes. Kernels whose texts are the
+same are one kernel.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from llmc.codegen.layout import Buffer
+from llmc.codegen.lower import Lowered, lower
+from llmc.codegen.plan_memory import Buffer as Lifetime
+from llmc.codegen.plan_memory import Plan as MemoryPlan
+from llmc.codegen.plan_memory import plan
+from llmc.codegen.regions import Attention, Experts, Linear, Region
+from llmc.codegen.select import Crossovers
+from llmc.codegen.target import Target
+from llmc.codegen.triton.context import Context
+from llmc.codegen.triton.emit_attention import emit_attention
+from llmc.codegen.triton.emit_experts import emit_experts
+from llmc.codegen.triton.emit_linear import emit_linear
+from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
+from llmc.codegen.triton.emit_rows import emit_rows
+from llmc.codegen.triton.emit_sampling import emit_sampling
+from llmc.codegen.triton.kernel import Draft, KernelText, Ref
+from llmc.codegen.triton.packed import packed_weights
+from llmc.ir.model import Model
+from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Rearrangement
+from llmc.runtime.program import CacheSpec
+
+SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i64": 8, "u8": 1, "i8": 1, "fp8": 1}
+"""Bytes of the elements of buffers."""
+BLOCK_SIZE = 128
+"""Tokens in a block of the cache."""
+
+
+@dataclass(frozen=True)
+class GpuSource:
+    """A generated program."""
+
+    text: str
+    """The Python module of all kernels."""
+    plan: Plan
+    regions: tuple[Region, ...]
+    memory: MemoryPlan
+
+    def kernels_of(self, region: int) -> tuple[str, ...]:
+        """Names of the kernels that compute a region, by its number."""
+        return tuple(dict.fromkeys(launch.kernel for launch in self.plan.launches if launch.region == region))
+
+
+def emit(model: Model, caches: Iterable[CacheSpec], target: Target, crossovers: Crossovers | None = None) -> GpuSource:
+    """The program of a packed graph. Raises `llmc.codegen.unlowered.Unlowered` for what has no form on a GPU."""
+    return _Emitter(model, lower(model), tuple(caches), target, crossovers or Crossovers()).run()
+
+
+class _Emitter:
+    def __init__(
+        self, model: Model, lowered: Lowered, caches: Sequence[CacheSpec], target: Target, crossovers: Crossovers
+    ) -> None:
+        self.model, self.lowered, self.caches, self.target = model, lowered, caches, target
+        self.context = Context(target, crossovers, tuple(caches), BLOCK_SIZE, lowered.vocabulary)
+        self.drafts = [
+            (number, draft) for number, region in enumerate(lowered.regions) for draft in self._drafts(region)
+        ]
+        self.names: dict[str, str] = {}
+        self.kernels: dict[str, tuple[Kernel, KernelText]] = {}
+
+    def run(self) -> GpuSource:
+        memory = plan(self._lifetimes())
+        launches = tuple(self._launch(draft, number, memory) for number, draft in self.drafts)
+        sampling = tuple(self._launch(draft, -1, memory) for draft in emit_sampling(self.context))
+        made = Plan(
+            target=self.target.level,
+            kernels=tuple(kernel for kernel, _ in self.kernels.values()),
+            launches=launches,
+            weights=tuple(self.lowered.weights),
+            rearrangements=self._rearrangements(memory),
+            caches=tuple(Cache(c.heads, c.key_size, c.value_size, c.dtype) for c in self.caches),
+            workspaces=tuple(self.context.workspaces.values()),
+            arena_bytes_per_token=memory.per_token,
+            vocabulary=self.lowered.vocabulary,
+            block_size=BLOCK_SIZE,
+            sampling=sampling,
+        )
+        return GpuSource(self._text(), made, tuple(self.lowered.regions), memory)
+
+    def _drafts(self, region: Region) -> list[Draft]:
+        if isinstance(region, Linear):
+            return emit_linear(region, self.context)
+        if isinstance(region, Attention):
+            return emit_attention(region, self.context)
+        if isinstance(region, Experts):
+            return emit_experts(region, self.context)
+        return emit_rows(region, self.context)
+
+    def _rearrangements(self, memory: MemoryPlan) -> tuple[Rearrangement, ...]:
+        return tuple(
+            Rearrangement(name, size, self._launch(draft, -1, memory))
+            for weight in packed_weights(self.model, self.lowered.weights)
+            for name, size, draft in emit_rearrangement(weight)
+        )
+
+    def _lifetimes(self) -> list[Lifetime]:
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        buffers: dict[int, Buffer] = {}
+        for place, (_, draft) in enumerate(self.drafts):
+            for buffer in (ref.buffer for ref in draft.kernel.refs if ref.buffer is not None):
+                buffers[buffer.key] = buffer
+                first.setdefault(buffer.key, place)
+                last[buffer.key] = place
+        return [
+            Lifetime(key=key, first=first[key], last=last[key], size=buffer.width * SIZES[buffer.dtype], unit="token")
+            for key, buffer in buffers.items()
+        ]
+
+    def _launch(self, draft: Draft, region: int, memory: MemoryPlan) -> Launch:
+        arguments = tuple(_argument(ref, memory) for ref in draft.kernel.refs)
+        return Launch(self._name(draft.kernel), draft.grid, arguments, draft.when, region)
+
+    def _name(self, text: KernelText) -> str:
+        form = f"{text.kind} {text.warps} {text.stages} {text.pdl} {text.parameters}\n{text.text('kernel')}"
+        if form not in self.names:
+            number = sum(name.rpartition("_")[0] == text.kind for name in self.names.values())
+            name = f"{text.kind}_{number}"
+            self.names[form] = name
+            kernel = Kernel(name, tuple(text.parameters), {}, text.warps, text.stages, text.pdl)
+            self.kernels[name] = kernel, text
+        return self.names[form]
+
+    def _text(self) -> str:
+        imports: dict[str, set[str]] = {}
+        for _, text in self.kernels.values():
+            for path in text.imports:
+                module, _, function = path.rpartition(".")
+                imports.setdefault(module, set()).add(function)
+        lines = [
+            f'"""Kernels of a transformer step for {self.target.level}: {len(self.drafts)} launches of'
+            f' {len(self.kernels)} kernels."""',
+            "",
+            "import triton",
+            "import triton.language as tl",
+            *(
+                f"from llmc.codegen.triton.library.{module} import {', '.join(sorted(names))}"
+                for module, names in sorted(imports.items())
+            ),
+        ]
+        for name, (_, text) in self.kernels.items():
+            lines += ["", "", text.text(name)]
+        return "\n".join(lines) + "\n"
+
+
+def _argument(ref: Ref, memory: MemoryPlan) -> Argument:
+    if ref.argument is not None:
+        return ref.argument
+    assert ref.buffer is not None, "an argument is a buffer or says itself what it is"
+    return Argument("arena", number=memory.offsets[ref.buffer.key])
+
+
+__all__ = ["BLOCK_SIZE", "GpuSource", "emit"]

@@ -1,0 +1,1 @@
+"""Device functions that generated kernels call. Importing a module of this package needs triton."""

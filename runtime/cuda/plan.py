@@ -1,0 +1,140 @@
+"""The launch plan of a GPU program: which kernels run in a step, over which grids, on which memory.
+
+A step has sizes T (tokens), B (sequences), R (rows of logits) and M (blocks in a row of the block table). A plan is
+made for every step that the artifact serves: launches name the sizes, and those that do not apply are passed over.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Symbol = Literal["", "T", "B", "R"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One side of a grid: `times * ceil(symbol / per) + plus`; `symbol` is 1 where it is empty, `plus` 0."""
+
+    symbol: Symbol = ""
+    per: int = 1
+    times: int = 1
+    plus: Symbol = ""
+
+    def at(self, sizes: Mapping[str, int]) -> int:
+        """The side in a step of these sizes."""
+        size = sizes[self.symbol] if self.symbol else 1
+        return self.times * -(-size // self.per) + (sizes[self.plus] if self.plus else 0)
+
+
+ONE = Extent()
+
+
+@dataclass(frozen=True)
+class When:
+    """The steps in which a launch takes place."""
+
+    symbol: Symbol = ""
+    """The size that decides; "" for every step."""
+    least: int = 1
+    most: int | None = None
+    decode: bool | None = None
+    """True: only where each sequence has one token (T = B); False: only elsewhere."""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the launch takes place in a step of these sizes."""
+        if self.decode is not None and self.decode != (sizes["T"] == sizes["B"]):
+            return False
+        size = sizes[self.symbol] if self.symbol else self.least
+        return self.least <= size and (self.most is None or size <= self.most)
+
+
+ALWAYS = When()
+ArgumentKind = Literal["arena", "weight", "step", "size", "cache", "workspace", "logits", "source", "target"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What one parameter of a kernel is given."""
+
+    kind: ArgumentKind
+    name: str = ""
+    """weight: its name. step: tokens, positions, slots, starts, lengths, blocks or rows (int64). size: T, B, R or M
+    (int32). cache: k, v, k_scale or v_scale. workspace: its name. source, target: of a weight that is rearranged."""
+    number: int = 0
+    """arena: bytes a token of all buffers before this one. cache: the layer."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled function."""
+
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+    """Names and Triton types ("*fp32", "*bf16", "*u8", "i32") of the parameters in order, constants aside."""
+    constants: Mapping[str, int | float | bool]
+    warps: int
+    stages: int
+    pdl: bool
+    """Launched before its predecessor has ended: it waits for it by itself."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel."""
+
+    kernel: str
+    grid: tuple[Extent, Extent, Extent]
+    arguments: tuple[Argument, ...]
+    when: When
+    region: int
+    """The region that it belongs to, by number."""
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """What is done with a weight before the first step: from tiles, as it is stored, to rows, as kernels read it."""
+
+    weight: str
+    bytes: int
+    """Of the result."""
+    launch: Launch
+    """Its arguments are the weight as it is stored (source) and the result (target)."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache of one layer: K [blocks, heads, block_size, key_size], V with value_size, in one dtype."""
+
+    heads: int
+    key_size: int
+    value_size: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Memory that outlives a step, zeroed once."""
+
+    name: str
+    bytes: int
+    """In all; 0 where it is per token."""
+    bytes_per_token: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the runtime needs to run a program, but for code and weights."""
+
+    target: str
+    kernels: tuple[Kernel, ...]
+    launches: tuple[Launch, ...]
+    weights: tuple[str, ...]
+    rearrangements: tuple[Rearrangement, ...]
+    caches: tuple[Cache, ...]
+    workspaces: tuple[Workspace, ...]
+    arena_bytes_per_token: int
+    vocabulary: int
+    block_size: int
+    """Tokens in a block of the cache; kernels are made for it."""
+    sampling: tuple[Launch, ...] = field(default=())
+    """After the launches of a step, where tokens are chosen on the device."""
