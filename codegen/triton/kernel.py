@@ -89,9 +89,8 @@ class KernelText:
     def _parameter(self, ref: Ref, role: str, type: str) -> str:
         if ref not in self._known:
             taken = {name for name, _ in self.parameters}
-            name = (
-                role if role not in taken else next(f"{role}_{i}" for i in range(2, 1000) if f"{role}_{i}" not in taken)
-            )
+            numbered = (f"{role}_{number}" for number in count(2))
+            name = next(name for name in chain([role], numbered) if name not in taken)
             self._known[ref] = name
             self.parameters.append((name, type))
             self.refs.append(ref)
