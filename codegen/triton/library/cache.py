@@ -1,4 +1,7 @@
-"""The paged cache on the device: [blocks, heads, BLOCK, SIZE], row-major; slot s is token s % BLOCK of block s // BLOCK."""
+"""The paged cache on the device: [blocks, heads, BLOCK, SIZE], row-major.
+
+Slot s is token s % BLOCK of block s // BLOCK.
+"""
 
 import triton
 import triton.language as tl
