@@ -4,7 +4,7 @@ Every region becomes one launch or several, of which a step takes those that fit
 same are one kernel.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmc.codegen.layout import Buffer
@@ -22,7 +22,7 @@ from llmc.codegen.triton.emit_linear import emit_linear
 from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.emit_rows import emit_rows
 from llmc.codegen.triton.emit_sampling import emit_sampling
-from llmc.codegen.triton.kernel import Draft, KernelText, Ref
+from llmc.codegen.triton.kernel import Draft, KernelText, Ref, module_text
 from llmc.codegen.triton.packed import packed_weights
 from llmc.ir.model import Model
 from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Rearrangement
@@ -38,11 +38,18 @@ BLOCK_SIZE = 128
 class GpuSource:
     """A generated program."""
 
-    text: str
-    """The Python module of all kernels."""
+    kernels: Mapping[str, KernelText]
+    """By name, in the order of their first launch."""
     plan: Plan
     regions: tuple[Region, ...]
     memory: MemoryPlan
+
+    @property
+    def text(self) -> str:
+        """The Python module of all kernels."""
+        return module_text(
+            self.kernels, f"Kernels of a transformer step for {self.plan.target}: {len(self.plan.launches)} launches."
+        )
 
     def kernels_of(self, region: int) -> tuple[str, ...]:
         """Names of the kernels that compute a region, by its number."""
@@ -83,7 +90,9 @@ class _Emitter:
             block_size=BLOCK_SIZE,
             sampling=sampling,
         )
-        return GpuSource(self._text(), made, tuple(self.lowered.regions), memory)
+        return GpuSource(
+            {name: text for name, (_, text) in self.kernels.items()}, made, tuple(self.lowered.regions), memory
+        )
 
     def _drafts(self, region: Region) -> list[Draft]:
         if isinstance(region, Linear):
@@ -128,27 +137,6 @@ class _Emitter:
             kernel = Kernel(name, tuple(text.parameters), {}, text.warps, text.stages, text.pdl)
             self.kernels[name] = kernel, text
         return self.names[form]
-
-    def _text(self) -> str:
-        imports: dict[str, set[str]] = {}
-        for _, text in self.kernels.values():
-            for path in text.imports:
-                module, _, function = path.rpartition(".")
-                imports.setdefault(module, set()).add(function)
-        lines = [
-            f'"""Kernels of a transformer step for {self.target.level}: {len(self.drafts)} launches of'
-            f' {len(self.kernels)} kernels."""',
-            "",
-            "import triton",
-            "import triton.language as tl",
-            *(
-                f"from llmc.codegen.triton.library.{module} import {', '.join(sorted(names))}"
-                for module, names in sorted(imports.items())
-            ),
-        ]
-        for name, (_, text) in self.kernels.items():
-            lines += ["", "", text.text(name)]
-        return "\n".join(lines) + "\n"
 
 
 def _argument(ref: Ref, memory: MemoryPlan) -> Argument:

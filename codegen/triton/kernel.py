@@ -4,7 +4,7 @@ Parameters are named for their role, not for the value at hand, so that regions 
 caches and buffers spell the same text and share one kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 
@@ -112,6 +112,21 @@ class Draft:
     when: When = ALWAYS
 
 
+def module_text(kernels: Mapping[str, KernelText], title: str) -> str:
+    """A Python module of `kernels`, by name."""
+    imports: dict[str, set[str]] = {}
+    for text in kernels.values():
+        for path in text.imports:
+            module, _, function = path.rpartition(".")
+            imports.setdefault(module, set()).add(function)
+    library = [
+        f"from llmc.codegen.triton.library.{module} import {', '.join(sorted(names))}"
+        for module, names in sorted(imports.items())
+    ]
+    head = [f'"""{title}"""', "", "import triton", "import triton.language as tl", *library]
+    return "\n\n\n".join(["\n".join(head), *(text.text(name) for name, text in kernels.items())]) + "\n"
+
+
 def rows_of(domain: str) -> Symbol:
     """The size that counts the rows of a domain."""
     return "T" if domain == "T" else "R" if domain == "R" else ""
@@ -147,4 +162,4 @@ def literal(value: Scalar) -> str:
     return repr(float(number))
 
 
-__all__ = ["Axis", "Draft", "KernelText", "Ref", "literal", "offset", "rows_of"]
+__all__ = ["Axis", "Draft", "KernelText", "Ref", "literal", "module_text", "offset", "rows_of"]
