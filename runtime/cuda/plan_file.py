@@ -1,0 +1,255 @@
+"""A launch plan with its binaries as a file of an artifact: written by the compiler, checked by the runtime.
+
+    to_json(plan, binaries, ptx, compiler) -> plain values
+    parse_plan(content, where, code_bytes) -> PlanFile       raises ArtifactRejected
+
+What is read comes from a stranger: every name must be known, every number within what the plan itself declares.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import cast, get_args
+
+from llmc.runtime.checked_json import Field, parse
+from llmc.runtime.cuda.plan import (
+    Argument,
+    ArgumentKind,
+    Cache,
+    Extent,
+    Kernel,
+    Launch,
+    Plan,
+    Rearrangement,
+    Symbol,
+    When,
+    Workspace,
+)
+
+ABI = 1
+"""The version of kernels' parameters and of the plan."""
+MOST_KERNELS, MOST_LAUNCHES, MOST_WEIGHTS, MOST_PARAMETERS = 10_000, 100_000, 1_000_000, 256
+MOST_BYTES = 1 << 50
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_TYPE = re.compile(r"\*?[a-z][a-z0-9]{0,15}")
+_STEP = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
+_CACHES = ("k", "v", "k_scale", "v_scale")
+_SYMBOLS = get_args(Symbol)
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Where the code of a kernel lies in the file of all code, and how it is launched."""
+
+    symbol: str
+    offset: int
+    bytes: int
+    shared: int
+    """Bytes of shared memory."""
+    threads: int
+    """Of a block."""
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What the file of one target says."""
+
+    plan: Plan
+    binaries: Mapping[str, Binary]
+    """Of each kernel, for the target itself."""
+    ptx: Mapping[str, Binary]
+    """Of each kernel, for newer GPUs; empty if there is none."""
+    compiler: Mapping[str, str]
+    """What made the code: names and versions."""
+
+
+def to_json(
+    plan: Plan, binaries: Mapping[str, Binary], ptx: Mapping[str, Binary], compiler: Mapping[str, str]
+) -> dict[str, object]:
+    """The file as plain values."""
+    return {
+        "abi": ABI,
+        "plan": asdict(plan),
+        "binaries": {name: asdict(binary) for name, binary in binaries.items()},
+        "ptx": {name: asdict(binary) for name, binary in ptx.items()},
+        "compiler": dict(compiler),
+    }
+
+
+def parse_plan(content: bytes, where: str, code_bytes: int) -> PlanFile:
+    """Read a file whose code has `code_bytes` bytes. Raises ArtifactRejected."""
+    members = parse(content, where).members(("abi", "plan", "binaries", "ptx", "compiler"))
+    if members["abi"].integer(1, 1 << 30) != ABI:
+        members["abi"].reject(f"version {ABI}, which this llmc runs")
+    plan = _plan(members["plan"])
+    names = {kernel.name for kernel in plan.kernels}
+    binaries = _binaries(members["binaries"], code_bytes)
+    ptx = _binaries(members["ptx"], code_bytes)
+    if binaries.keys() != names:
+        members["binaries"].reject("code for each kernel of the plan")
+    if ptx and ptx.keys() != names:
+        members["ptx"].reject("nothing, or code for each kernel of the plan")
+    compiler = {name: item.text() for name, item in members["compiler"].entries(64)}
+    return PlanFile(plan, binaries, ptx, compiler)
+
+
+def _binaries(field: Field, code_bytes: int) -> dict[str, Binary]:
+    found = {}
+    for name, item in field.entries(MOST_KERNELS):
+        members = item.members(("symbol", "offset", "bytes", "shared", "threads"))
+        offset = members["offset"].integer(0, code_bytes)
+        found[name] = Binary(
+            symbol=members["symbol"].text(_IDENTIFIER),
+            offset=offset,
+            bytes=members["bytes"].integer(1, code_bytes - offset),
+            shared=members["shared"].integer(0, 1 << 20),
+            threads=members["threads"].integer(1, 1024),
+        )
+    return found
+
+
+def _plan(field: Field) -> Plan:
+    members = field.members(tuple(Plan.__dataclass_fields__))
+    kernels = tuple(_kernel(item) for item in members["kernels"].items(MOST_KERNELS))
+    if len({kernel.name for kernel in kernels}) != len(kernels):
+        members["kernels"].reject("kernels of different names")
+    caches = tuple(_cache(item) for item in members["caches"].items(100_000))
+    workspaces = tuple(_workspace(item) for item in members["workspaces"].items(1000))
+    reader = _Launches(
+        kernels={kernel.name: kernel for kernel in kernels},
+        weights=frozenset(item.text() for item in members["weights"].items(MOST_WEIGHTS)),
+        layers=len(caches),
+        workspaces=frozenset(workspace.name for workspace in workspaces),
+        arena=members["arena_bytes_per_token"].integer(0, MOST_BYTES),
+    )
+    return Plan(
+        target=members["target"].text(_IDENTIFIER),
+        kernels=kernels,
+        launches=tuple(reader.launch(item) for item in members["launches"].items(MOST_LAUNCHES)),
+        weights=tuple(item.text() for item in members["weights"].items(MOST_WEIGHTS)),
+        rearrangements=tuple(reader.rearrangement(item) for item in members["rearrangements"].items(MOST_WEIGHTS)),
+        caches=caches,
+        workspaces=workspaces,
+        arena_bytes_per_token=reader.arena,
+        vocabulary=members["vocabulary"].integer(1, 1 << 31),
+        block_size=members["block_size"].integer(1, 1 << 16),
+        sampling=tuple(reader.launch(item) for item in members["sampling"].items(1000)),
+    )
+
+
+def _kernel(field: Field) -> Kernel:
+    members = field.members(tuple(Kernel.__dataclass_fields__))
+    if not isinstance(members["pdl"].value, bool):
+        members["pdl"].reject("true or false")
+    return Kernel(
+        name=members["name"].text(_IDENTIFIER),
+        parameters=tuple(_parameter(item) for item in members["parameters"].items(MOST_PARAMETERS)),
+        constants={name: item.number() for name, item in members["constants"].entries(MOST_PARAMETERS)},
+        warps=members["warps"].integer(1, 32),
+        stages=members["stages"].integer(0, 64),
+        pdl=members["pdl"].value,
+    )
+
+
+def _parameter(field: Field) -> tuple[str, str]:
+    parts = field.items(2)
+    if len(parts) != 2:
+        field.reject("a name and a type")
+    return parts[0].text(_IDENTIFIER), parts[1].text(_TYPE)
+
+
+def _cache(field: Field) -> Cache:
+    members = field.members(tuple(Cache.__dataclass_fields__))
+    return Cache(
+        heads=members["heads"].integer(1, 1 << 20),
+        key_size=members["key_size"].integer(1, 1 << 20),
+        value_size=members["value_size"].integer(1, 1 << 20),
+        dtype=members["dtype"].choice("float32", "float16", "bfloat16", "int8", "fp8"),
+    )
+
+
+def _workspace(field: Field) -> Workspace:
+    members = field.members(tuple(Workspace.__dataclass_fields__))
+    return Workspace(
+        name=members["name"].text(_IDENTIFIER),
+        bytes=members["bytes"].integer(0, MOST_BYTES),
+        bytes_per_token=members["bytes_per_token"].integer(0, MOST_BYTES),
+    )
+
+
+@dataclass(frozen=True)
+class _Launches:
+    """What launches may name."""
+
+    kernels: Mapping[str, Kernel]
+    weights: frozenset[str]
+    layers: int
+    workspaces: frozenset[str]
+    arena: int
+
+    def launch(self, field: Field) -> Launch:
+        members = field.members(tuple(Launch.__dataclass_fields__))
+        kernel = self.kernels.get(members["kernel"].text(_IDENTIFIER))
+        if kernel is None:
+            members["kernel"].reject("a kernel of the plan")
+        sides = tuple(_extent(item) for item in members["grid"].items(3))
+        arguments = tuple(self._argument(item) for item in members["arguments"].items(MOST_PARAMETERS))
+        if len(sides) != 3:
+            members["grid"].reject("three sides")
+        if len(arguments) != len(kernel.parameters):
+            members["arguments"].reject(f"{len(kernel.parameters)} arguments, as {kernel.name} has parameters")
+        for argument, (_, type), item in zip(
+            arguments, kernel.parameters, members["arguments"].items(MOST_PARAMETERS), strict=True
+        ):
+            if (argument.kind == "size") != (type == "i32"):
+                item.reject(f"an argument for a parameter of type {type}")
+        grid = cast(tuple[Extent, Extent, Extent], sides)
+        return Launch(kernel.name, grid, arguments, _when(members["when"]), members["region"].integer(-1, 1 << 24))
+
+    def rearrangement(self, field: Field) -> Rearrangement:
+        members = field.members(tuple(Rearrangement.__dataclass_fields__))
+        return Rearrangement(
+            weight=members["weight"].choice(*self.weights),
+            bytes=members["bytes"].integer(1, MOST_BYTES),
+            launch=self.launch(members["launch"]),
+        )
+
+    def _argument(self, field: Field) -> Argument:
+        members = field.members(tuple(Argument.__dataclass_fields__))
+        kind = cast(ArgumentKind, members["kind"].choice(*get_args(ArgumentKind)))
+        allowed = {
+            "step": _STEP,
+            "size": ("T", "B", "R", "M"),
+            "cache": _CACHES,
+            "weight": self.weights,
+            "workspace": self.workspaces,
+        }.get(kind, ("",))
+        name = members["name"].text()
+        if name not in allowed:
+            members["name"].reject(f"the name of a {kind}")
+        most = {"arena": self.arena, "cache": self.layers - 1}.get(kind, 0)
+        return Argument(kind, name, members["number"].integer(0, max(most, 0)))
+
+
+def _extent(field: Field) -> Extent:
+    members = field.members(tuple(Extent.__dataclass_fields__))
+    return Extent(
+        symbol=cast(Symbol, members["symbol"].choice(*_SYMBOLS)),
+        per=members["per"].integer(1, 1 << 30),
+        times=members["times"].integer(1, 1 << 30),
+        plus=cast(Symbol, members["plus"].choice(*_SYMBOLS)),
+    )
+
+
+def _when(field: Field) -> When:
+    members = field.members(tuple(When.__dataclass_fields__))
+    decode = members["decode"].value
+    if decode is not None and not isinstance(decode, bool):
+        members["decode"].reject("true, false or nothing")
+    return When(
+        symbol=cast(Symbol, members["symbol"].choice(*_SYMBOLS)),
+        least=members["least"].integer(1, 1 << 30),
+        most=members["most"].optional(lambda item: item.integer(1, 1 << 30)),
+        decode=decode,
+    )
