@@ -11,9 +11,11 @@ import torch
 from torch import fx, nn
 
 from llmc.codegen import reference
+from llmc.codegen.triton.compile import check_triton
 from llmc.compiled_model import CompiledModel
 from llmc.errors import BadOption
 from llmc.frontend.read import Read, read
+from llmc.gpu import GpuPrograms, emit_gpu
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Report, run_passes
 from llmc.loading import load
@@ -48,6 +50,7 @@ def compile(
     kv_dtype: str | None = None,
     program: str | None = None,
     strict: bool = False,
+    target: str | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a model for inference.
@@ -66,6 +69,7 @@ def compile(
         program: "cpu" for native code, "reference" for the graph in eager torch; native code where a C++ compiler is
             found, when None.
         strict: refuse a model that has no native form; otherwise it gets the reference program, and the report says so.
+        target: what to build for, separated by commas: "cpu", and GPUs such as "sm_90", which need not be there.
         progress: told of the beginning and end of each phase.
 
     Raises:
@@ -83,8 +87,11 @@ def compile(
         kv_dtype=kv_dtype,
         program=program,
         strict=strict,
+        target=target,
     )
     compiler, reason = native_compiler(options)
+    if options.gpus:
+        check_triton()
     began = time.perf_counter()
     if progress is not None:
         progress("read", None, {})
@@ -94,22 +101,22 @@ def compile(
         progress("read", time.perf_counter() - began, {"nodes": nodes, "weights": len(source.model.weights)})
     report = run_passes(
         source.model,
-        _phases(source, options, native=compiler is not None),
+        _phases(source, options, packed=compiler is not None or bool(options.gpus)),
         dump=options.dump,
         stop_after=options.stop_after,
         prove=options.prove,
         progress=progress,
     )
     native = None
+    caches = reference.cache_specs(source.model)
     if compiler is not None:
-        caches = reference.cache_specs(source.model)
         native, reason = emit_native(source.model, caches, compiler, strict=options.strict)
-    build = _build(source, report, options, native, reason)
+    build = _build(source, report, options, native, reason, emit_gpu(source.model, caches, options.gpus))
     return CompiledModel(lambda: _session(build), build.report, build)
 
 
-def _phases(source: Read, options: Options, *, native: bool) -> Mapping[str, Sequence[Pass]]:
-    if options.quantize is None and not native:
+def _phases(source: Read, options: Options, *, packed: bool) -> Mapping[str, Sequence[Pass]]:
+    if options.quantize is None and not packed:
         return pipeline(cache=options.kv_dtype)
     packing = weight_packing(options.quantize, source.origin.kind)
     return pipeline(packing, cache_dtype(source.model, packing, options.kv_dtype))
@@ -124,7 +131,14 @@ def _session(build: Build) -> Session:
     return Session(program, build.facts, build.ranges, tokenizer)
 
 
-def _build(source: Read, report: Report, options: Options, native: NativeProgram | None, reason: str) -> Build:
+def _build(
+    source: Read,
+    report: Report,
+    options: Options,
+    native: NativeProgram | None,
+    reason: str,
+    gpu: GpuPrograms | None,
+) -> Build:
     model, info = source.model, source.model.info
     output: Any = model.graph.output_node().args[0]
     vocabulary = int(output[0].meta["val"].shape[-1])
@@ -147,9 +161,14 @@ def _build(source: Read, report: Report, options: Options, native: NativeProgram
         ranges=ranges,
         tokenizer=source.tokenizer,
         options=_spelled(options),
-        report={**_report(model, report), "program": _program(native, reason)},
+        report={
+            **_report(model, report),
+            "program": _program(native, reason),
+            "gpu": {} if gpu is None else gpu.report(),
+        },
         caches=reference.cache_specs(model),
         native=native,
+        gpu=gpu,
     )
 
 
@@ -169,6 +188,7 @@ def _spelled(options: Options) -> dict[str, object]:
         "quantize": options.quantize,
         "kv_dtype": options.kv_dtype,
         "program": options.program,
+        "target": ",".join(options.targets),
     }
 
 

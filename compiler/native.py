@@ -56,7 +56,7 @@ def native_compiler(options: Options) -> tuple[Compiler | None, str]:
 
     Raises MissingTool if a native program is asked for and no compiler is found, BadOption for one that is none.
     """
-    if options.program == "reference":
+    if options.program == "reference" or "cpu" not in options.targets:
         return None, "native code was not asked for"
     if options.program is None and options.stop_after is not None:
         return None, "only some rewrites were asked for"

@@ -18,6 +18,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 STORAGES = ("float", "int8", "int4", "keep")
 """What `quantize` may be."""
 
+TARGETS = ("cpu", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
+"""What `target` may name: this kind of CPU, and the GPUs that kernels are made for."""
+
 PROGRAMS = ("cpu", "reference")
 """What `program` may be: native code, or the graph in eager torch."""
 
@@ -48,10 +51,14 @@ class Options:
     """Whether a model that has no native form is an error; otherwise it gets the reference program."""
     compiler: str | None = None
     """The C++ compiler, as a path or a name; None is the first that is found."""
+    targets: tuple[str, ...] = ("cpu",)
+    """The machines to build for, of `TARGETS`."""
 
     def __post_init__(self) -> None:
         """Check the values; raises BadOption."""
         check_program(self.program)
+        if wrong := [target for target in self.targets if target not in TARGETS] or not self.targets:
+            raise BadOption(f"target: {wrong or 'none'} is no machine to build for; use any of {', '.join(TARGETS)}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
         if self.quantize is not None and self.quantize not in STORAGES:
@@ -78,6 +85,7 @@ class Options:
         kv_dtype: str | None = None,
         program: str | None = None,
         strict: bool = False,
+        target: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> "Options":
         """The options given, completed from `environment` (the process's own, when None); raises BadOption."""
@@ -98,7 +106,13 @@ class Options:
             program or environment.get("LLMC_PROGRAM") or None,
             strict,
             chosen_compiler(environment),
+            ("cpu",) if target is None else tuple(dict.fromkeys(part.strip() for part in target.split(","))),
         )
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The targets that are GPUs."""
+        return tuple(target for target in self.targets if target != "cpu")
 
 
 def chosen_compiler(environment: Mapping[str, str] | None = None) -> str | None:

@@ -8,6 +8,7 @@ import torch
 import llmc
 from llmc.frontend.read import Origin
 from llmc.frontend.tokenizer import TokenizerFiles
+from llmc.gpu import GpuPrograms
 from llmc.ir.model import Model
 from llmc.ir.serialize import save_graph
 from llmc.ir.weights import evaluate_each
@@ -36,7 +37,9 @@ class Build:
     report: dict[str, object]
     caches: list[CacheSpec]
     native: NativeProgram | None
-    """None where the reference program is the only one."""
+    """None where there is no native program for CPUs."""
+    gpu: GpuPrograms | None
+    """None where there is no program for GPUs."""
 
 
 def save(build: Build, directory: Path, *, force: bool) -> Path:
@@ -44,6 +47,7 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
     graph = save_graph(build.model.graph_module, build.model.weights)
     programs = {"reference": {"graph": GRAPH}}
     libraries = build.native.compile() if build.native is not None else {}
+    kernels = build.gpu.files() if build.gpu is not None else {}
     with ArtifactWriter(directory, replace=force) as writer:
         writer.add_bytes(GRAPH, graph)
         if build.native is not None:
@@ -56,6 +60,9 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
             writer.add_bytes(EXPLANATION, canonical(build.native.explain(build.model).to_json()))
         for level, library in libraries.items():
             writer.add_file(programs["cpu"][level], library.path)
+        for role, (name, content) in kernels.items():
+            programs.setdefault("cuda", {})[role] = name
+            writer.add_bytes(name, content)
         if build.tokenizer is not None:
             for name, content in build.tokenizer.contents().items():
                 writer.add_bytes(f"tokenizer/{name}", content)
@@ -86,7 +93,7 @@ def _facts(build: Build, programs: dict[str, dict[str, str]]) -> dict[str, objec
             {"number": done["number"], "rule": done["rule"], "origin": done["origin"], "error": done["error"]}
             for done in _records(report["rewrites"])
         ],
-        "report": {name: report[name] for name in ("refused", "ops", "masks", "program")},
+        "report": {name: report[name] for name in ("refused", "ops", "masks", "program", "gpu")},
     }
 
 

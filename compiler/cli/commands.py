@@ -20,6 +20,7 @@ from llmc.cli.parameters import (
     Quiet,
     RunProgram,
     Source,
+    Target,
     Threads,
     Traceback,
     Trust,
@@ -34,6 +35,7 @@ def build(
     quantize: Quantize = None,
     kv_dtype: KvDtype = None,
     program: BuildProgram = None,
+    target: Target = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model that has no native form.")] = False,
     max_context: MaxContext = None,
     no_prove: Annotated[

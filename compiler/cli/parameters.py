@@ -28,6 +28,12 @@ BuildProgram = Annotated[
         help="cpu (native code) or reference (eager torch); default: cpu, with a compiler. [LLMC_PROGRAM]",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="cpu and GPUs, with commas between: sm_80, sm_89, sm_90, sm_100, gfx942; default: cpu."
+    ),
+]
 RunProgram = Annotated[
     str | None, typer.Option(metavar="KIND", help="cpu or reference; default: cpu where the artifact holds it.")
 ]
