@@ -57,8 +57,9 @@ class Options:
     def __post_init__(self) -> None:
         """Check the values; raises BadOption."""
         check_program(self.program)
-        if wrong := [target for target in self.targets if target not in TARGETS] or not self.targets:
-            raise BadOption(f"target: {wrong or 'none'} is no machine to build for; use any of {', '.join(TARGETS)}")
+        for target in self.targets:
+            if target not in TARGETS:
+                raise BadOption(f"target: {target!r} is no machine to build for; use any of {', '.join(TARGETS)}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
         if self.quantize is not None and self.quantize not in STORAGES:
