@@ -204,8 +204,7 @@ class _Launches:
         ):
             if (argument.kind == "size") != (type == "i32"):
                 item.reject(f"an argument for a parameter of type {type}")
-        grid = cast(tuple[Extent, Extent, Extent], sides)
-        return Launch(kernel.name, grid, arguments, _when(members["when"]), members["region"].integer(-1, 1 << 24))
+        return Launch(kernel.name, sides, arguments, _when(members["when"]), members["region"].integer(-1, 1 << 24))
 
     def rearrangement(self, field: Field) -> Rearrangement:
         members = field.members(tuple(Rearrangement.__dataclass_fields__))
