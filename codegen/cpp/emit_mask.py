@@ -1,14 +1,11 @@
-"""Mask formulas as C++: what is visible, what is added, and which keys a query can see at all.
-
-The bounds let kernels skip whole blocks of keys. They are read off the conjuncts that are understood (`k <= q + c`,
-`q - k < w`); any other conjunct only costs the skipping, not the result.
-"""
+"""Mask formulas as C++: what is visible, what is added, and which keys a query can see at all."""
 
 import ast
 from collections.abc import Sequence
 
 from llmc.codegen.cpp.function import TYPES, Function
 from llmc.codegen.layout import View
+from llmc.codegen.mask_bounds import mask_bounds
 
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.BitAnd: "&&", ast.BitOr: "||"}
@@ -24,24 +21,21 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
         kind = function.pointer(table.buffer)
         names.append((f"t{number}", kind, table))
     members = "".join(f" const {TYPES[view.buffer.dtype]}* {name};" for name, _, view in names)
-    spans = _spans(mask)
+    bounds = mask_bounds(mask)
     has_bias = bias != "0"
-    lasts = [span for kind, span in spans if kind == "last"]
-    firsts = [span for kind, span in spans if kind == "first"]
-    whole = len(spans) == _conjuncts(mask) and not has_bias
-    corners = [text.replace("Q", "q_lo" if kind == "last" else "q_hi") for kind, text in spans]
-    tests = [
-        f"k_hi <= {corner}" if kind == "last" else f"k_lo >= {corner}"
-        for (kind, _), corner in zip(spans, corners, strict=True)
+    whole = bounds.exact and not has_bias
+    tests = [f"k_lo >= {_from('q_hi', -c)}" for c in bounds.before] + [
+        f"k_hi <= {_from('q_lo', c)}" for c in bounds.after
     ]
+    firsts, lasts = [_from("q", -c) for c in bounds.before], [_from("q", c) for c in bounds.after]
     function.add(
         "struct Mask {",
         f" {members}" if members else "  // no tables",
         f"  enum : bool {{ has_bias = {str(has_bias).lower()} }};",
         f"  bool visible({_SIGNATURE}) const {{ return {_text(ast.parse(mask, mode='eval').body, tables)}; }}",
         f"  float bias({_SIGNATURE}) const {{ return float({_text(ast.parse(bias, mode='eval').body, tables)}); }}",
-        f"  int64_t first(int64_t q) const {{ return {_join('std::max', [*_at(firsts), 'int64_t(0)'])}; }}",
-        f"  int64_t last(int64_t q) const {{ return {_join('std::min', _at(lasts)) or 'INT64_MAX'}; }}",
+        f"  int64_t first(int64_t q) const {{ return {_join('std::max', [*firsts, 'int64_t(0)'])}; }}",
+        f"  int64_t last(int64_t q) const {{ return {_join('std::min', lasts) or 'INT64_MAX'}; }}",
         "  bool all(int64_t q_lo, int64_t q_hi, int64_t k_lo, int64_t k_hi) const"
         f" {{ return {' && '.join(tests) if whole and tests else str(whole).lower()}; }}",
         "};",
@@ -49,8 +43,8 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
     )
 
 
-def _at(spans: Sequence[str]) -> list[str]:
-    return [span.replace("Q", "q") for span in spans]
+def _from(query: str, distance: int) -> str:
+    return f"({query} {'-' if distance < 0 else '+'} {abs(distance)})" if distance else query
 
 
 def _join(function: str, parts: Sequence[str]) -> str:
@@ -58,38 +52,6 @@ def _join(function: str, parts: Sequence[str]) -> str:
     for part in parts[1:]:
         text = f"{function}<int64_t>({text}, {part})"
     return text
-
-
-def _parts(mask: str) -> list[ast.expr]:
-    """The conjuncts of a predicate."""
-    stack, found = [ast.parse(mask, mode="eval").body], []
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
-            stack += [node.right, node.left]
-        else:
-            found.append(node)
-    return found
-
-
-def _conjuncts(mask: str) -> int:
-    return len([part for part in _parts(mask) if ast.unparse(part) != "True"])
-
-
-def _spans(mask: str) -> list[tuple[str, str]]:
-    """Bounds on k as ("last" or "first", C++ in Q), one for each conjunct that is understood."""
-    spans = []
-    for part in _parts(mask):
-        if not (isinstance(part, ast.Compare) and len(part.ops) == 1):
-            continue
-        left, right = ast.unparse(part.left), ast.unparse(part.comparators[0])
-        if left == "k" and isinstance(part.ops[0], ast.LtE) and right == "q":
-            spans.append(("last", "Q"))
-        elif left == "k" and isinstance(part.ops[0], ast.LtE) and right.startswith("q ") and right[4:].isdecimal():
-            spans.append(("last", f"(Q {right[2:]})"))
-        elif left == "q - k" and isinstance(part.ops[0], ast.Lt) and right.isdecimal():
-            spans.append(("first", f"(Q - {int(right) - 1})"))
-    return spans
 
 
 def _text(node: ast.expr, tables: Sequence[View]) -> str:
