@@ -1,0 +1,152 @@
+"""A compiled program on a GPU: its memory, planned here and nowhere else, and the launches of each step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmc.errors import BadRequest
+from llmc.runtime.cuda.device import Device, Memory, Place, padded
+from llmc.runtime.cuda.plan import Argument, Launch, Plan
+from llmc.runtime.cuda.step_arrays import StepArrays
+from llmc.runtime.cuda.weights import load_weights
+from llmc.runtime.program import Batch
+
+CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+"""Bytes of a number in a cache."""
+FIRST_TOKENS = 256
+"""The arena is made for so many tokens at first, and doubled when a step has more."""
+KEPT_LOGITS_BYTES = 64 << 20
+"""Logits up to this size are written into one array again and again; longer ones are given away."""
+
+
+class GpuProgram:
+    """Runs a compiled program; implements `llmc.runtime.program.Program`. Not for use by several threads at a time.
+
+    All memory is held by this object: weights, caches, the arena (the intermediate values of one step), workspaces,
+    logits and the arrays of a step. Recorded graphs use the same memory, so they take none of their own.
+    """
+
+    def __init__(self, plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Copy the weights to the device, on which the kernels of the plan are.
+
+        Raises ArtifactRejected if a weight is missing, and MemoryError.
+        """
+        self.plan = plan
+        self.block_multiple = plan.block_size
+        self.device = device
+        self._kernels = {kernel.name: kernel for kernel in plan.kernels}
+        self._weights = load_weights(plan, device, weights)
+        self._caches: list[dict[str, Place]] = []
+        self._cache_blocks = 0
+        self._capacity = 0
+        self._arena: Memory | None = None
+        self._workspaces: dict[str, Memory] = {}
+        self._rows = 0
+        self._device_logits: Memory | None = None
+        self._logits: npt.NDArray[np.float32] = np.empty((0, plan.vocabulary), np.float32)
+        self._arrays = StepArrays(device)
+
+    def allocate(self, num_blocks: int, block_size: int) -> None:
+        """Set aside zeroed caches; what the former ones held is gone.
+
+        One block more than asked for takes what the padding of a batch writes. Raises BadRequest unless the blocks
+        have the size that the kernels are made for, and MemoryError.
+        """
+        if block_size != self.plan.block_size:
+            raise BadRequest(f"block size: {block_size} tokens, expected {self.plan.block_size}, as the program has it")
+        self._caches, self._cache_blocks = [], 0
+        sizes = [self._cache_sizes(layer, num_blocks + 1) for layer in range(len(self.plan.caches))]
+        memory = self.device.allocate(sum(padded(size) for each in sizes for size in each.values()) or 1)
+        offset = 0
+        for each in sizes:
+            places = dict[str, Place]()
+            for name, size in each.items():
+                places[name] = Place(memory, offset)
+                offset += padded(size)
+            self._caches.append(places)
+        self._cache_blocks = num_blocks
+        self._reserve(max(self._capacity, FIRST_TOKENS), max(self._rows, 1))
+
+    def step(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Run one step; logits [R, V]. The next step may overwrite the array that is returned."""
+        assert self._cache_blocks, "allocate() comes first"
+        tokens, rows = len(batch.tokens), len(batch.rows)
+        sequences, blocks = batch.blocks.shape
+        self._reserve(tokens, rows)
+        given = {
+            name: getattr(batch, name)
+            for name in ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
+        }
+        self._arrays.lay_out({name: array.shape for name, array in given.items()})
+        for name, array in given.items():
+            self._arrays.arrays[name][...] = array
+        self._arrays.upload()
+        self.run(self.plan.launches, {"T": tokens, "B": sequences, "R": rows, "M": blocks}, self._arrays)
+        if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
+            self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
+        assert self._device_logits is not None, "_reserve() makes them"
+        self.device.download(Place(self._device_logits, 0), self._logits)
+        return self._logits
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy one block of every cache onto another."""
+        for layer, places in enumerate(self._caches):
+            for name, size in self._cache_sizes(layer, 1).items():
+                memory, offset = places[name]
+                self.device.copy(Place(memory, offset + source * size), Place(memory, offset + target * size), size)
+
+    def run(self, launches: tuple[Launch, ...], sizes: Mapping[str, int], arrays: StepArrays) -> None:
+        """Ask the device for the launches that a step of these sizes takes, on arrays that are there."""
+        for launch in launches:
+            if not launch.when.holds(sizes):
+                continue
+            x, y, z = (extent.at(sizes) for extent in launch.grid)
+            if x and y and z:
+                kernel = self._kernels[launch.kernel]
+                arguments = [self.locate(argument, sizes, arrays) for argument in launch.arguments]
+                self.device.launch(kernel, (x, y, z), arguments, kernel.pdl)
+
+    def locate(self, argument: Argument, sizes: Mapping[str, int], arrays: StepArrays) -> Place | int:
+        """What a launch is given for an argument in a step of these sizes."""
+        if argument.kind == "arena":
+            assert self._arena is not None, "_reserve() makes it"
+            return Place(self._arena, argument.number * self._capacity)
+        if argument.kind == "weight":
+            return self._weights[argument.name]
+        if argument.kind == "step":
+            return arrays.place(argument.name)
+        if argument.kind == "size":
+            return sizes[argument.name]
+        if argument.kind == "cache":
+            return self._caches[argument.number][argument.name]
+        if argument.kind == "workspace":
+            return Place(self._workspaces[argument.name], 0)
+        assert argument.kind == "logits" and self._device_logits is not None, f"a launch is given a {argument.kind}"
+        return Place(self._device_logits, 0)
+
+    def _cache_sizes(self, layer: int, blocks: int) -> dict[str, int]:
+        """Bytes of each array of a layer's cache in so many blocks."""
+        cache = self.plan.caches[layer]
+        numbers = blocks * cache.heads * self.plan.block_size
+        element = CACHE_BYTES[cache.dtype]
+        sizes = {"k": numbers * cache.key_size * element, "v": numbers * cache.value_size * element}
+        return sizes | ({"k_scale": 4 * numbers, "v_scale": 4 * numbers} if element == 1 else {})
+
+    def _reserve(self, tokens: int, rows: int) -> None:
+        """See that a step of so many tokens and rows of logits has room. Raises MemoryError."""
+        if tokens > self._capacity:
+            capacity = max(1 << (tokens - 1).bit_length(), FIRST_TOKENS)
+            self._capacity, self._arena = 0, None  # given back before more is asked for
+            self._arena = self.device.allocate(self.plan.arena_bytes_per_token * capacity or 1, zeroed=False)
+            for workspace in self.plan.workspaces:
+                if workspace.bytes_per_token or workspace.name not in self._workspaces:
+                    self._workspaces.pop(workspace.name, None)
+                    size = workspace.bytes + workspace.bytes_per_token * capacity
+                    self._workspaces[workspace.name] = self.device.allocate(max(size, 1))
+            self._capacity = capacity
+        if rows > self._rows:
+            self._rows, self._device_logits = 0, None
+            self._device_logits = self.device.allocate(4 * rows * self.plan.vocabulary, zeroed=False)
+            self._rows = rows
