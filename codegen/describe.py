@@ -64,7 +64,7 @@ def describe(
                 tuned_as=linear_key(region.n, region.k, region.format) if isinstance(region, Linear) else "",
                 variants=uses,
             )
-            cost = region_cost(_nodes(region, nodes), model)
+            cost = region_cost(nodes_of(region, nodes), model)
             rows = R if _on_logits(region) else T
             works[function] = {name: _work(cost, rows, choices, sizes, target) for name, sizes in STEPS.items()}
         records.append(
@@ -105,7 +105,7 @@ def _work(cost: Cost, rows: Expr, choices: Sequence[Choice], sizes: StepSizes, t
     return Work(value(cost.bytes), value(cost.operations), bound)
 
 
-def _nodes(region: Region, nodes: dict[str, fx.Node]) -> list[fx.Node]:
+def nodes_of(region: Region, nodes: dict[str, fx.Node]) -> list[fx.Node]:
     """What the region computes of the graph; its prologue is part of it."""
     names = list(region.nodes)
     if isinstance(region, Linear) and isinstance(region.source, RowOp):
