@@ -5,3 +5,6 @@ import os
 
 def pytest_configure() -> None:
     os.environ.setdefault("LLMC_PROGRAM", "reference")
+    # Triton reads this when it is imported and whenever a kernel is defined: tests interpret kernels. What compiles
+    # kernels runs in processes of its own, without it.
+    os.environ["TRITON_INTERPRET"] = "1"
