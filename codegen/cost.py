@@ -25,7 +25,8 @@ from torch._ops import OpOverload
 from llmc.codegen.target import Target
 from llmc.ir.infer import leaves
 from llmc.ir.model import Model
-from llmc.ir.packed_formats import FLOAT_FORMATS, format_named, tile_count
+from llmc.ir.packed_formats import FLOAT_FORMATS, format_named
+from llmc.ir.packed_layout import tile_count
 from llmc.ir.show import size_letters
 
 T, R, B, L = (sympy.Symbol(name, integer=True, nonnegative=True) for name in "TRBL")
@@ -103,15 +104,13 @@ def at(expr: Expr, *, tokens: int = 1, rows: int = 1, sequences: int = 1, contex
 
 def number_format(format: str) -> str:
     """The number format in which a weight format is multiplied."""
-    return "int8" if format_named(format).quantized else "bf16" if format == "bf16" else "f32"
+    return format_named(format).arithmetic
 
 
 def packed_bytes(n: int, k: int, format: str) -> int:
     """Bytes of a packed weight [n, k], with its padding."""
-    chosen = format_named(format)
-    return sum(
-        prod(chosen.part_shape(name, tile_count(n), k)) * dtype.itemsize for name, (_, dtype) in chosen.parts.items()
-    )
+    parts = format_named(format).parts.values()
+    return sum(prod(part.shape(tile_count(n), k)) * part.dtype.itemsize for part in parts)
 
 
 def linear_cost(rows: Expr, n: int, k: int, format: str, float_bytes: int = 4) -> Cost:

@@ -34,7 +34,18 @@ PREDICTED = "predicted"
 SCANNED_ROWS = 512
 """A variant that is not the fastest for up to so many rows is never used."""
 
-UNPACK = {"int4": 2.0, "int4m": 1.0, "int8": 0.5, "f16": 1.0, "bf16": 0.0, "f32": 0.0}
+UNPACK = {
+    "int4": 2.0,
+    "int4g64": 2.0,
+    "int4g128": 2.0,
+    "int4m": 1.0,
+    "int6": 3.0,
+    "int8": 0.5,
+    "fp8": 2.0,
+    "f16": 1.0,
+    "bf16": 0.0,
+    "f32": 0.0,
+}
 """Operations of the format's own kind that unpacking one weight is worth (estimated)."""
 
 

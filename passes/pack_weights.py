@@ -9,7 +9,8 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmc.ir.model import Model
-from llmc.ir.packed_formats import FLOAT_FORMATS, FORMATS, GROUP, TILE
+from llmc.ir.packed_formats import FLOAT_FORMATS, FORMATS
+from llmc.ir.packed_layout import GROUP, TILE
 from llmc.ir.prove import Prover
 from llmc.ir.rewrite import Rewriter
 from llmc.ir.tracing import trace

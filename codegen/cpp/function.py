@@ -9,7 +9,18 @@ from llmc.codegen.layout import Buffer, View
 
 TYPES = {"f32": "float", "f16": "f16", "bf16": "bf16", "i64": "int64_t", "u8": "uint8_t"}
 """C++ types of buffer elements."""
-FORMATS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "Int8", "int4": "Int4", "int4m": "Int4M"}
+FORMATS = {
+    "f32": "F32",
+    "f16": "F16",
+    "bf16": "BF16",
+    "fp8": "FP8",
+    "int8": "Int8",
+    "int6": "Int6",
+    "int4": "Int4",
+    "int4g64": "Int4G64",
+    "int4g128": "Int4G128",
+    "int4m": "Int4M",
+}
 """C++ names of the weight formats."""
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llmc.errors import InvalidGraph
 from llmc.ir.ops import accumulate_dtype, activate_expert, declare
-from llmc.ir.packed_formats import GROUP, TILE, empty_parts, format_named, pack, tile_count, unpack
+from llmc.ir.packed_formats import empty_parts, format_named, pack, unpack
+from llmc.ir.packed_layout import GROUP, TILE, tile_count
 
 _TILES_AT_ONCE = 256
 """Tiles of a weight that are unpacked at a time."""
@@ -34,15 +35,18 @@ def _linear_fake(x: Tensor, parts: Sequence[Tensor], bias: Tensor | None, format
 def linear_packed(x: Tensor, parts: Sequence[Tensor], bias: Tensor | None, format: str, n: int, k: int) -> Tensor:
     """`aten.linear` by a packed weight [n, k]: x [..., k] -> [..., n], in the dtype of x. bias: [n] or None.
 
-    Float formats multiply what they store; bf16 rounds x to bf16 first. Integer formats round x as well, to 127 levels
-    on either side of zero for each token and group of 32 columns; products and sums are then exact to fp64.
+    Float formats multiply what they store; bf16 rounds x to bf16 first, fp8 leaves it as it is. Integer formats round x
+    as well, to 127 levels on either side of zero for each token and group of 32 columns. Products and sums of formats
+    that are grids are exact to fp64.
     """
-    if format_named(format).quantized:
-        flat = rounded_activations(x.reshape(-1, x.shape[-1]))
+    chosen = format_named(format)
+    if chosen.quantized:
+        flat = x.reshape(-1, x.shape[-1])
+        flat = rounded_activations(flat) if chosen.arithmetic == "int8" else flat.double()
         rows = [flat @ weight.double().t() for weight in _pieces(parts, format, n, k)]
         y = torch.cat(rows, dim=-1).reshape(*x.shape[:-1], n)
         return (y if bias is None else y + bias.double()).to(x.dtype)
-    rounded = x.to(torch.bfloat16).to(x.dtype) if format == "bf16" else x
+    rounded = x.to(torch.bfloat16).to(x.dtype) if chosen.arithmetic == "bf16" else x
     weight = unpack(parts, format, n, k).to(x.dtype)
     return torch.nn.functional.linear(rounded, weight, bias)
 

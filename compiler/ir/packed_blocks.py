@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llmc.errors import InvalidGraph
 from llmc.ir.ops import declare
-from llmc.ir.packed_formats import FORMATS, GROUP, TILE, tile_count, tile_groups, tile_levels
+from llmc.ir.packed_formats import FORMATS
+from llmc.ir.packed_layout import GROUP, TILE, tile_count, tile_groups, tile_levels
 
 STORED_FORMATS = {"Q4_0": "int4m", "Q4_1": "int4m", "Q4_K": "int4m", "Q8_0": "int8"}
 """The packed format that holds what a type of ggml stores. `Q4_K`, whose scales are products, is rounded to fp16."""
@@ -22,9 +23,7 @@ _TILES_AT_ONCE = 64
 def _blocks_fake(blocks: Tensor, stored: str, k: int) -> list[Tensor]:
     format = FORMATS[stored_format(stored)]
     tiles = tile_count(blocks.shape[-2]) * (blocks.shape[0] if blocks.dim() == 3 else 1)
-    return [
-        blocks.new_empty(format.part_shape(name, tiles, k), dtype=dtype) for name, (_, dtype) in format.parts.items()
-    ]
+    return [blocks.new_empty(part.shape(tiles, k), dtype=part.dtype) for part in format.parts.values()]
 
 
 @declare("(Tensor blocks, str stored, int k) -> Tensor[]", _blocks_fake)

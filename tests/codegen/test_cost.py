@@ -21,11 +21,19 @@ def llama() -> Model:
 
 
 @pytest.mark.parametrize(
-    ("format", "bits"), [("int4", 4.75), ("int4m", 5), ("int8", 8.5), ("bf16", 16), ("f16", 16), ("f32", 32)]
+    ("format", "bits"),
+    [("int4", 4.75), ("int4m", 5), ("int6", 6.5), ("int8", 8.5), ("bf16", 16), ("f16", 16), ("f32", 32)],
 )
 def test_bits_of_a_weight(format: str, bits: float) -> None:
     assert packed_bytes(960, 576, format) * 8 == 960 * 576 * bits
     assert packed_bytes(1, 1, format) * 8 == 16 * 32 * bits
+
+
+@pytest.mark.parametrize(
+    ("format", "bits"), [("int4g64", 4 + 24 / 64), ("int4g128", 4 + 24 / 128), ("fp8", 8 + 32 / 1024)]
+)
+def test_bits_where_scales_are_shared(format: str, bits: float) -> None:
+    assert packed_bytes(960, 1024, format) * 8 == 960 * 1024 * bits
 
 
 def test_a_linear_alone() -> None:

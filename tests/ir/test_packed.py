@@ -12,8 +12,8 @@ from llmc.ir.packed_formats import FLOAT_FORMATS, FORMATS, pack, unpack
 llmc = torch.ops.llmc
 
 SIZES = [(1, 1), (16, 32), (17, 33), (37, 83), (48, 160)]
-INTEGER = ["int8", "int4", "int4m"]
-WORST = {"int8": 0.008, "int4": 0.09, "int4m": 0.095}
+INTEGER = ["int8", "int6", "int4", "int4g64", "int4g128", "int4m"]
+WORST = {"int8": 0.008, "int6": 0.025, "int4": 0.09, "int4g64": 0.105, "int4g128": 0.115, "int4m": 0.095}
 """Relative RMS error of normal values; the uniform error of 255 and of 16 levels over a group's range."""
 
 
@@ -181,7 +181,7 @@ def test_packed_experts_are_experts_with_the_unpacked_weights(format: str, gated
     plain = llmc.moe(
         x, ids, shares, near[0], biases[0], near[1], biases[1], "silu", gated, False, False, 7.0 if gated else 0.0, 1.0
     )
-    assert relative(packed - plain, plain) < {"int8": 0.02, "int4": 0.02, "int4m": 0.02, "bf16": 0.01}.get(format, 1e-6)
+    assert relative(packed - plain, plain) < (0.02 if format in INTEGER else 0.01 if format == "bf16" else 1e-6)
 
 
 @pytest.mark.parametrize("format", FORMATS)

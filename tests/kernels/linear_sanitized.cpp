@@ -17,8 +17,9 @@ int main() {
       for (int n : {1, 17, 130})
         for (Crossover crossover : {Crossover{100, 100}, Crossover{1, 100}, Crossover{1, 1}}) {
           const size_t groups = size_t((n + 15) / 16) * size_t(group_count(chosen.k));
-          const auto data = exact<uint8_t>(groups * FORMAT::data_bytes), scales = exact<uint8_t>(groups * FORMAT::scale_bytes),
-                     extra = exact<uint8_t>(groups * FORMAT::extra_bytes);
+          const size_t entries = size_t((n + 15) / 16) * size_t(entry_count<FORMAT>(group_count(chosen.k)));
+          const auto data = exact<uint8_t>(groups * FORMAT::data_bytes), scales = exact<uint8_t>(entries * FORMAT::scale_bytes),
+                     extra = exact<uint8_t>(entries * FORMAT::extra_bytes);
           std::vector<float> x(size_t(rows) * size_t(chosen.k), 1.5f), y(size_t(rows) * size_t(n), 1.0f);
           // One thread by itself, whose scratch and shared memory are no larger than they must be.
           std::vector<std::byte> scratch(chosen.scratch + 64), shared(size_t(rows) * chosen.shared);

@@ -133,6 +133,10 @@ void gather_format(int format, const Weights& w, int64_t row, float* y) {
     case 3: return gather_row<Int8, K>(w, row, y);
     case 4: return gather_row<Int4, K>(w, row, y);
     case 5: return gather_row<Int4M, K>(w, row, y);
+    case 6: return gather_row<FP8, K>(w, row, y);
+    case 7: return gather_row<Int6, K>(w, row, y);
+    case 8: return gather_row<Int4G64, K>(w, row, y);
+    case 9: return gather_row<Int4G128, K>(w, row, y);
   }
 }
 /// Returns whether K is one of those compiled.

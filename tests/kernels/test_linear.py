@@ -9,9 +9,11 @@ import pytest
 import torch
 from support.native import HARNESSES, ISAS, Isa, compile_native, run_native
 
+from llmc.codegen.cpp.function import FORMATS
 from llmc.ir.packed_formats import unpack
 
-FORMATS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "Int8", "int4": "Int4", "int4m": "Int4M"}
+SPANS = {"int4": 1, "int4g64": 2, "int4g128": 4}
+"""Groups of 32 that share a scale and a zero."""
 INPUTS = (1, 31, 32, 33, 577, 1031)
 """K of the cases of linear_harness.h, in their order."""
 NEVER = 1 << 20
@@ -42,15 +44,25 @@ def random_parts(format: str, n: int, k: int) -> list[np.ndarray]:
             pairs = np.ascontiguousarray(rows.reshape(tiles, -1, 2, 16).transpose(0, 1, 3, 2))
             return [torch.from_numpy(pairs).bfloat16().view(torch.int16).numpy()]
         return [np.ascontiguousarray(rows.astype(np.float32 if format == "f32" else np.float16))]
+    if format == "fp8":
+        numbers = np.where(inside, random.choice(np.delete(np.arange(256), [127, 255]), inside.shape), 0)
+        scales = np.where(inside[:, 0], random.uniform(0.001, 0.02, len(inside)), 0).astype(np.float32)
+        data = numbers.astype(np.uint8).reshape(tiles, 16, -1, 4).transpose(0, 2, 1, 3)
+        return [np.ascontiguousarray(data), scales.reshape(tiles, 16)]
+    in_groups = in_groups[:, :: SPANS.get(format, 1)]
     scales = np.where(in_groups, random.uniform(0.001, 0.02, in_groups.shape), 0).astype(np.float16)
     if format == "int8":
         quants = np.where(of_rows, random.integers(0, 256, of_rows.shape), 128).astype(np.uint8)
         quants = quants.reshape(tiles, groups, 16, 8, 4).transpose(0, 1, 3, 2, 4)
         return [np.ascontiguousarray(quants.reshape(tiles, groups * 8, 16, 4)), scales]
-    levels = np.where(of_rows, random.integers(0, 16, of_rows.shape), 0).astype(np.uint8)
-    low, high = levels.reshape(tiles, groups, 16, 2, 4, 4).transpose(3, 0, 1, 4, 2, 5)
+    levels = np.where(of_rows, random.integers(0, 64 if format == "int6" else 16, of_rows.shape), 0).astype(np.uint8)
+    low, high = (levels & 15).reshape(tiles, groups, 16, 2, 4, 4).transpose(3, 0, 1, 4, 2, 5)
     quants = np.ascontiguousarray(low | high << 4)
-    if format == "int4":
+    if format == "int6":
+        pairs = (levels >> 4).reshape(tiles, groups, 16, 2, 4, 4) << (2 * np.arange(4, dtype=np.uint8))[:, None]
+        packed = np.bitwise_or.reduce(pairs, 4).transpose(0, 1, 3, 2, 4)
+        return [np.concatenate((quants, packed), 2), scales]
+    if format in SPANS:
         return [quants, scales, np.where(in_groups, random.integers(0, 121, in_groups.shape), 0).astype(np.uint8)]
     return [quants, scales, np.where(in_groups, random.standard_normal(in_groups.shape), 0).astype(np.float16)]
 
@@ -77,7 +89,10 @@ def linear(
 
 def dense(format: str, parts: list[np.ndarray], n: int, k: int) -> np.ndarray:
     """The weight [n, k] of a float format in float64."""
-    if format == "bf16":
+    if format == "fp8":
+        numbers = torch.from_numpy(parts[0]).view(torch.float8_e4m3fn).float().numpy()
+        rows = numbers.transpose(0, 2, 1, 3).reshape(len(parts[0]), 16, -1) * parts[1][..., None]
+    elif format == "bf16":
         wide = (parts[0].view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # [tiles, pairs, 16, 2]
         rows = wide.transpose(0, 2, 1, 3)
     else:
@@ -98,21 +113,26 @@ def quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def integer_linear(format: str, parts: list[np.ndarray], x: np.ndarray, n: int) -> np.ndarray:
     """y [rows, n]: exact integer sums of groups, one fused multiply-add a group (exact in float64, then rounded)."""
     quants, weight_scales = parts[0], parts[1].astype(np.float32)
-    tiles, groups = weight_scales.shape[:2]
+    span = SPANS.get(format, 1)
+    tiles, groups = len(quants), quants.shape[1] // (8 if format == "int8" else 1)
     if format == "int8":
         levels = quants.reshape(tiles, groups, 8, 16, 4).transpose(0, 1, 3, 2, 4).reshape(tiles, groups, 16, 32)
         levels = levels.astype(np.int64) - 128
     else:
-        both = np.stack((quants & 15, quants >> 4), axis=2)  # [tile, group, half, j, row, i]
+        nibbles = quants[:, :, :4]
+        both = np.stack((nibbles & 15, nibbles >> 4), axis=2)  # [tile, group, half, j, row, i]
         levels = both.transpose(0, 1, 4, 2, 3, 5).reshape(tiles, groups, 16, 32).astype(np.int64)
-    if format == "int4":
-        levels = 8 * levels - parts[2].astype(np.int64)[..., None]
+    if format == "int6":
+        high = np.stack([quants[:, :, 4:] >> 2 * j & 3 for j in range(4)], axis=3)  # [tile, group, half, j, row, i]
+        levels += 16 * high.transpose(0, 1, 4, 2, 3, 5).reshape(levels.shape).astype(np.int64) - 32
+    if format in SPANS:
+        levels = 8 * levels - parts[2].astype(np.int64).repeat(span, 1)[:, :groups, :, None]
     inputs, scales = quantized(x)
     y = np.zeros((len(x), tiles, 16), np.float32)
     for g in range(groups):
         sums = np.einsum("tri,si->str", levels[:, g], inputs[:, g])
-        scale = scales[:, g] * np.float32(0.125 if format == "int4" else 1)
-        factor = weight_scales[:, g] * scale[:, None, None]
+        scale = scales[:, g] * np.float32(0.125 if format in SPANS else 1)
+        factor = weight_scales[:, g // span] * scale[:, None, None]
         y = (sums * factor.astype(np.float64) + y).astype(np.float32)
         if format == "int4m":
             total = scales[:, g] * inputs[:, g].sum(1).astype(np.float32)
@@ -131,7 +151,8 @@ def test_values(format: str, isa: Isa, k: int) -> None:
             expected = integer_linear(format, parts, x, n)
             if isa != "portable":
                 np.testing.assert_array_equal(y, expected)
-            size = np.abs(expected).max(1, keepdims=True)
+            weight = unpack([torch.from_numpy(part) for part in parts], format, n, k).numpy()
+            size = np.abs(x).astype(np.float64) @ np.abs(weight).T
         else:
             weight = dense(format, parts, n, k)
             rounded = torch.from_numpy(x).bfloat16().float().numpy() if format == "bf16" else x
@@ -154,7 +175,7 @@ def test_bits_do_not_depend_on_rows_threads_or_variant(format: str, isa: Isa) ->
 
 
 @isas
-@pytest.mark.parametrize("format", ["int8", "int4", "bf16"])
+@pytest.mark.parametrize("format", ["int8", "int6", "int4", "int4g128", "bf16", "fp8"])
 def test_more_rows_than_are_taken_at_a_time(format: str, isa: Isa) -> None:
     parts, x = random_parts(format, 130, 33), random_inputs(1100, 33)
     y = linear(format, isa, parts, x, 130, threads=2)
@@ -173,7 +194,7 @@ def test_what_is_not_finite_is_seen(format: str, isa: Isa) -> None:
 
 
 @isas
-@pytest.mark.parametrize("format", ["int8", "int4", "int4m"])
+@pytest.mark.parametrize("format", ["int8", "int6", "int4", "int4m"])
 def test_groups_too_small_for_a_scale_are_zero(format: str, isa: Isa) -> None:
     parts, x = random_parts(format, 17, 33), np.full((2, 33), 1e-37, np.float32)
     assert not linear(format, isa, parts, x, 17).any()
@@ -195,7 +216,19 @@ def test_the_layout_is_that_of_the_compiler(format: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "isa"), [("int4", "avx512"), ("bf16", "avx512"), ("int4m", "avx2"), ("int8", "portable")]
+    ("format", "isa"),
+    [
+        ("int4", "avx512"),
+        ("bf16", "avx512"),
+        ("int4m", "avx2"),
+        ("int8", "portable"),
+        ("int6", "avx512"),
+        ("int6", "avx2"),
+        ("int4g64", "portable"),
+        ("int4g128", "avx512"),
+        ("fp8", "avx512"),
+        ("fp8", "avx2"),
+    ],
 )
 def test_under_sanitizers(format: str, isa: Isa) -> None:
     flags = (f"-DFORMAT={FORMATS[format]}",)

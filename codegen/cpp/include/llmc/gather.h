@@ -8,6 +8,12 @@
 
 namespace llmc {
 
+/// An e4m3 number, of which the format has no infinities and one NaN.
+inline float from_e4m3(uint8_t byte) {
+  const uint32_t bits = uint32_t{byte & 0x80u} << 24 | uint32_t{byte & 0x7fu} << 20;
+  return std::bit_cast<float>(bits) * 0x1p120f;
+}
+
 /// y = row `row` of a weight with K inputs; y has exactly K floats. The row must exist.
 template <class Format, int K>
 inline void gather_row(const Weights& weights, int64_t row, float* y) {
@@ -16,7 +22,10 @@ inline void gather_row(const Weights& weights, int64_t row, float* y) {
     const Tile tile = tile_at<Format>(weights, row / kTileRows, group_count(K), g);
     const int count = K - g * kGroupInputs < kGroupInputs ? K - g * kGroupInputs : kGroupInputs;
     float* out = y + g * kGroupInputs;
-    if constexpr (!Format::quantized) {
+    if constexpr (std::is_same_v<Format, FP8>) {
+      const float scale = reinterpret_cast<const float*>(tile.scales)[lane];
+      for (int i = 0; i < count; ++i) out[i] = scale * from_e4m3(tile.data[(i / 4 * kTileRows + lane) * 4 + i % 4]);
+    } else if constexpr (!Format::quantized) {
       constexpr int pack = std::is_same_v<Format, BF16> ? 2 : 1;  // inputs of a row that lie side by side
       using Stored = std::conditional_t<std::is_same_v<Format, F32>, float, std::conditional_t<pack == 2, bf16, f16>>;
       const auto* data = reinterpret_cast<const Stored*>(tile.data);
@@ -34,7 +43,10 @@ inline void gather_row(const Weights& weights, int64_t row, float* y) {
         } else {
           const uint8_t pair = tile.data[(i % 16 / 4 * kTileRows + lane) * 4 + i % 4];
           const int level = i < 16 ? pair & 15 : pair >> 4;
-          if constexpr (std::is_same_v<Format, Int4>) {
+          if constexpr (std::is_same_v<Format, Int6>) {
+            const uint8_t high = tile.data[256 + (i / 16 * kTileRows + lane) * 4 + i % 4];
+            out[i] = scale * float((level | (high >> i % 16 / 4 * 2 & 3) << 4) - 32);
+          } else if constexpr (Format::zeros) {
             out[i] = scale * 0.125f * float(8 * level - tile.extra[lane]);
           } else {
             out[i] = scale * float(level) + at(tile.extra);

@@ -26,8 +26,8 @@ struct alignas(64) PanelGroup<true> {
 template <class Format, int J>
 [[gnu::noinline]] void fill_panel(const Tile* tiles, int groups, PanelGroup<Format::has_min>* panel) {
   for (int j = 0; j < J; ++j) {
-    Tile w = tiles[j];
     for (int g = 0; g < groups; ++g) {
+      Tile w = tile_after<Format>(tiles[j], g);
       auto& to = panel[g * J + j];
       tile::Bytes above = tile::no_bytes();
       if constexpr (Format::zeros) above = tile::above_zeros(w.extra);
@@ -37,7 +37,6 @@ template <class Format, int J>
       step.template operator()<3>(), step.template operator()<7>();
       tile::load_half(w.scales).store(to.scales);
       if constexpr (Format::has_min) tile::load_half(w.extra).store(to.mins);
-      w = tile_after<Format>(w, 1);
     }
   }
 }
@@ -91,8 +90,8 @@ class PanelAhead {
       const Tile& tile = tiles_[line_ % kPanelTiles];
       const int byte = line_ / kPanelTiles * 64;
       __builtin_prefetch(tile.data + byte, 0, 2);
-      if (byte < groups_ * Format::scale_bytes) __builtin_prefetch(tile.scales + byte, 0, 2);
-      if (byte < groups_ * Format::extra_bytes) __builtin_prefetch(tile.extra + byte, 0, 2);
+      if (byte < entry_count<Format>(groups_) * Format::scale_bytes) __builtin_prefetch(tile.scales + byte, 0, 2);
+      if (byte < entry_count<Format>(groups_) * Format::extra_bytes) __builtin_prefetch(tile.extra + byte, 0, 2);
     }
   }
 

@@ -17,7 +17,7 @@ namespace llmc {
 struct QuantizedGroup {
   int8_t x[kGroupInputs];
   float scale;        // what a weight's scale is multiplied by
-  int32_t offset;     // -128 * sum(x), which takes off what unsigned weights are above their values, or 0
+  int32_t offset;     // -bias * sum(x), which takes off what unsigned weights are above their values
   int32_t minus_sum;  // -sum(x)
   float scaled_sum;   // scale * sum(x)
 };
@@ -44,6 +44,10 @@ struct Activation<F16> {
 };
 template <>
 struct Activation<F32> {
+  using Group = FloatGroup;
+};
+template <>
+struct Activation<FP8> {
   using Group = FloatGroup;
 };
 
@@ -112,7 +116,7 @@ inline void pack_group(const float* in, Group<Format>& out) {
     float scale;
     const int32_t sum = quantize_group(in, out.x, scale);
     out.scale = Format::step * scale;
-    out.offset = Format::has_min ? 0 : -128 * sum;
+    out.offset = -Format::bias * sum;
     out.minus_sum = -sum;
     out.scaled_sum = scale * static_cast<float>(sum);
   } else {

@@ -20,6 +20,11 @@ inline int32_t word(const void* p) {
   return value;
 }
 
+/// An e4m3 byte of sign, 4 bits of exponent and 3 of mantissa, moved to where a float has these bits, is the number in
+/// units of 2^120: the exponents' biases are 7 and 127. Subnormal numbers come out right as well.
+inline constexpr uint32_t kE4m3Bits = 0x87f00000;
+inline constexpr float kE4m3Unit = 0x1p120f;
+
 inline Floats zero() { return F32x16::zero(); }
 inline Floats load(const float* p) { return F32x16::loadu(p); }
 inline void store(float* p, Floats v) { v.storeu(p); }

@@ -46,6 +46,12 @@ inline Bytes low_nibbles_times_8(Bytes v) {
 inline Bytes high_nibbles_times_8(Bytes v) {
   return masked({_mm256_srli_epi16(v.low, 1), _mm256_srli_epi16(v.high, 1)}, 0x78);
 }
+/// The two bits J of each byte, four bits higher.
+template <int J>
+inline Bytes pairs_times_16(Bytes v) {
+  if constexpr (J < 2) return masked({_mm256_slli_epi16(v.low, 4 - 2 * J), _mm256_slli_epi16(v.high, 4 - 2 * J)}, 0x30);
+  else return masked({_mm256_srli_epi16(v.low, 2 * J - 4), _mm256_srli_epi16(v.high, 2 * J - 4)}, 0x30);
+}
 inline Bytes add_bytes(Bytes a, Bytes b) {
   return by_halves(a, b, [](__m256i x, __m256i y) { return _mm256_add_epi8(x, y); });
 }
@@ -75,8 +81,8 @@ inline Ints dot(Ints sum, Bytes weights, const int8_t* x) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd));
   });
 }
-/// The same for weights below 16.
-inline Ints dot_nibbles(Ints sum, Bytes weights, const int8_t* x) {
+/// The same for weights below 128.
+inline Ints dot_small(Ints sum, Bytes weights, const int8_t* x) {
   const __m256i inputs = _mm256_set1_epi32(word(x)), ones = _mm256_set1_epi16(1);
   return by_halves(sum, weights, [&](__m256i total, __m256i w) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_maddubs_epi16(w, inputs), ones));
@@ -89,6 +95,16 @@ inline Ints eighths(Ints sum, const uint8_t* zeros, int32_t minus_sum) {
   return by_halves(sum, wide_zeros(zeros), [&](__m256i total, __m256i zero) {
     return _mm256_add_epi32(_mm256_slli_epi32(total, 3), _mm256_madd_epi16(zero, factor));
   });
+}
+
+/// Byte I of each row as e4m3: the number in units of kE4m3Unit.
+template <int I>
+inline Floats e4m3(Bytes v) {
+  const auto half = [](__m256i bytes) {
+    const __m256i placed = _mm256_srai_epi32(_mm256_slli_epi32(bytes, 24 - 8 * I), 4);
+    return _mm256_castsi256_ps(_mm256_and_si256(placed, _mm256_set1_epi32(int(kE4m3Bits))));
+  };
+  return {half(v.low), half(v.high)};
 }
 
 /// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.

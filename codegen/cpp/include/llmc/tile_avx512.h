@@ -24,6 +24,12 @@ inline Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(
 inline Bytes high_nibbles(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(0x0f)); }
 inline Bytes low_nibbles_times_8(Bytes v) { return _mm512_and_si512(_mm512_slli_epi16(v, 3), _mm512_set1_epi8(0x78)); }
 inline Bytes high_nibbles_times_8(Bytes v) { return _mm512_and_si512(_mm512_srli_epi16(v, 1), _mm512_set1_epi8(0x78)); }
+/// The two bits J of each byte, four bits higher.
+template <int J>
+inline Bytes pairs_times_16(Bytes v) {
+  const Bytes moved = J < 2 ? _mm512_slli_epi16(v, 4 - 2 * (J % 2)) : _mm512_srli_epi16(v, 2 * (J % 2));
+  return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+}
 inline Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
 
 /// 128 - zero of each row, for each of its four inputs.
@@ -37,13 +43,20 @@ inline Bytes above_zeros(const uint8_t* zeros) {
 inline Ints dot(Ints sum, Bytes weights, const int8_t* x) {
   return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(word(x)));
 }
-/// The same for weights below 16.
-inline Ints dot_nibbles(Ints sum, Bytes weights, const int8_t* x) { return dot(sum, weights, x); }
+/// The same for weights below 128.
+inline Ints dot_small(Ints sum, Bytes weights, const int8_t* x) { return dot(sum, weights, x); }
 
 /// 8 * sum + zero * `minus_sum` (an int16) for the zeros of 16 rows.
 inline Ints eighths(Ints sum, const uint8_t* zeros, int32_t minus_sum) {
   const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
   return _mm512_dpwssd_epi32(_mm512_slli_epi32(sum, 3), wide, _mm512_set1_epi32(minus_sum));
+}
+
+/// Byte I of each row as e4m3: the number in units of kE4m3Unit.
+template <int I>
+inline Floats e4m3(Bytes v) {
+  const __m512i placed = _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * I), 4);
+  return {_mm512_castsi512_ps(_mm512_and_si512(placed, _mm512_set1_epi32(int(kE4m3Bits))))};
 }
 
 /// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.

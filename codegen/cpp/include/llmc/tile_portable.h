@@ -60,6 +60,11 @@ inline Bytes low_nibbles_times_8(const Bytes& v) {
 inline Bytes high_nibbles_times_8(const Bytes& v) {
   return each_byte([&](int i) { return (v.v[i] >> 4) * 8; });
 }
+/// The two bits J of each byte, four bits higher.
+template <int J>
+inline Bytes pairs_times_16(const Bytes& v) {
+  return each_byte([&](int i) { return (v.v[i] >> 2 * J & 3) * 16; });
+}
 inline Bytes add_bytes(const Bytes& a, const Bytes& b) {
   return each_byte([&](int i) { return a.v[i] + b.v[i]; });
 }
@@ -76,12 +81,21 @@ inline Ints dot(const Ints& sum, const Bytes& weights, const int8_t* x) {
     return sum.v[r] + w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
   });
 }
-/// The same for weights below 16.
-inline Ints dot_nibbles(const Ints& sum, const Bytes& weights, const int8_t* x) { return dot(sum, weights, x); }
+/// The same for weights below 128.
+inline Ints dot_small(const Ints& sum, const Bytes& weights, const int8_t* x) { return dot(sum, weights, x); }
 
 /// 8 * sum + zero * `minus_sum` for the zeros of 16 rows.
 inline Ints eighths(const Ints& sum, const uint8_t* zeros, int32_t minus_sum) {
   return each_row([&](int r) { return 8 * sum.v[r] + zeros[r] * minus_sum; });
+}
+
+/// Byte I of each row as e4m3: the number in units of kE4m3Unit.
+template <int I>
+inline Floats e4m3(const Bytes& v) {
+  return each_float([&](int r) {
+    const auto top = static_cast<int32_t>(uint32_t{v.v[4 * r + I]} << 24);
+    return std::bit_cast<float>(static_cast<uint32_t>(top >> 4) & kE4m3Bits);
+  });
 }
 
 /// acc + the products of two bfloat16 weights a row with the two bfloat16 inputs at `x`.
