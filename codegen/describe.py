@@ -88,8 +88,8 @@ def _lines(text: str) -> dict[str, int]:
     """The line in which each function of the generated source begins."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("void ") and "(Team" in line:
-            found[line[5 : line.index("(")]] = number
+        if (line.startswith("void ") and "(Team" in line) or line.startswith("def "):
+            found[line.partition(" ")[2].partition("(")[0]] = number
     return found
 
 

@@ -68,10 +68,20 @@ class CompiledModel:
         return torch.stack([torch.from_numpy(self.session.logits(row)) for row in rows])
 
     def compile_program(self, progress: "Progress | None" = None) -> None:
-        """Compile the native program for all levels of instructions, which `save` does otherwise; nothing without one.
+        """Compile the native programs, for all levels of instructions and all GPUs, which `save` does otherwise.
 
-        `progress` is told of the phase "compile". Raises BuildFailed.
+        `progress` is told of the phase "compile", and of one for each GPU. Raises BuildFailed.
         """
+        gpu = None if self._build is None else self._build.gpu
+        for level in () if gpu is None else gpu.sources:
+            began = time.perf_counter()
+            if progress is not None:
+                progress(f"compile for {level}", None, {})
+            kernels = {} if gpu is None else gpu.compile(level)
+            if progress is not None:
+                size = sum(len(binary.code) for binary in kernels.values())
+                facts: dict[str, object] = {"kernels": len(kernels), "bytes": size}
+                progress(f"compile for {level}", time.perf_counter() - began, facts)
         native = None if self._build is None else self._build.native
         if native is None:
             return

@@ -1,9 +1,11 @@
 """The GPU programs of a model: emitted for each target, and compiled when they are saved."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmc.codegen.describe import describe
+from llmc.codegen.explanation import ProgramExplanation
 from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import Binary, check_triton, compile_kernels
 from llmc.codegen.triton.emit import GpuSource, emit
@@ -11,6 +13,7 @@ from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed
 from llmc.ir.model import Model
 from llmc.options import cache_directory
+from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
 from llmc.runtime.program import CacheSpec
 
@@ -35,20 +38,30 @@ class GpuPrograms:
             for level, source in self.sources.items()
         }
 
-    def files(self, told: Callable[[str], None] | None = None) -> dict[str, tuple[str, bytes]]:
-        """Compile everything: for each role in the manifest the name of a file, and what it holds.
+    def compile(self, level: str) -> dict[str, Binary]:
+        """The kernels of one target, by name; from the cache where they are known. Raises BuildFailed."""
+        return compile_kernels(self.sources[level].kernels, level, cache=cache_directory())
 
-        `told` is called with each target that begins. Raises BuildFailed.
+    def explain(self, model: Model, level: str) -> ProgramExplanation:
+        """A target's regions, the kernels that compute one token, and predicted costs; `model` is the packed graph."""
+        source = self.sources[level]
+        functions = [source.kernels_of(number)[0] for number in range(len(source.regions))]
+        target = Target.preset(level)
+        return describe(model, source.regions, functions, (), source.text, str(source.memory), target)
+
+    def files(self, model: Model) -> dict[str, tuple[str, bytes]]:
+        """Everything, compiled: for each role in the manifest the name of a file, and what it holds.
+
+        `model` is the packed graph. Raises BuildFailed.
         """
         made: dict[str, tuple[str, bytes]] = {}
         for level, source in self.sources.items():
-            if told is not None:
-                told(level)
-            binaries = compile_kernels(source.kernels, level, cache=cache_directory())
-            code, document = _file(source, binaries, self.triton)
+            code, document = _file(source, self.compile(level), self.triton)
             made[level] = f"program/cuda-{level}.json", json.dumps(document, sort_keys=True).encode()
             made[f"{level}.bin"] = f"program/cuda-{level}.bin", code
             made[f"{level}.py"] = f"program/cuda-{level}.py", source.text.encode()
+            explanation = self.explain(model, level).to_json()
+            made[f"{level}.explanation"] = f"program/cuda-{level}-explanation.json", canonical(explanation)
         return made
 
 

@@ -47,7 +47,7 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
     graph = save_graph(build.model.graph_module, build.model.weights)
     programs = {"reference": {"graph": GRAPH}}
     libraries = build.native.compile() if build.native is not None else {}
-    kernels = build.gpu.files() if build.gpu is not None else {}
+    kernels = build.gpu.files(build.model) if build.gpu is not None else {}
     with ArtifactWriter(directory, replace=force) as writer:
         writer.add_bytes(GRAPH, graph)
         if build.native is not None:

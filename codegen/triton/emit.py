@@ -52,8 +52,10 @@ class GpuSource:
         )
 
     def kernels_of(self, region: int) -> tuple[str, ...]:
-        """Names of the kernels that compute a region, by its number."""
-        return tuple(dict.fromkeys(launch.kernel for launch in self.plan.launches if launch.region == region))
+        """Names of the kernels that compute a region for one token, by the region's number."""
+        sizes = {"T": 1, "B": 1, "R": 1}
+        launches = [launch for launch in self.plan.launches if launch.region == region and launch.when.holds(sizes)]
+        return tuple(dict.fromkeys(launch.kernel for launch in launches))
 
 
 def emit(model: Model, caches: Iterable[CacheSpec], target: Target, crossovers: Crossovers | None = None) -> GpuSource:

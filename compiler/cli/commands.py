@@ -69,6 +69,7 @@ def build(
         kv_dtype=kv_dtype,
         program=program,
         strict=strict,
+        target=target,
     )
     _check_model(model)
     _check_output(output, force)
@@ -87,6 +88,7 @@ def build(
             kv_dtype=options.kv_dtype,
             program=options.program,
             strict=options.strict,
+            target=",".join(options.targets),
             progress=progress,
         )
         compiled.compile_program(progress)

@@ -39,6 +39,9 @@ def explain(
     ] = False,
     threads: Threads = None,
     trust: Trust = False,
+    target: Annotated[
+        str, typer.Option(metavar="TARGET", help="Whose program: cpu, or a GPU that it was built for, such as sm_90.")
+    ] = "cpu",
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -52,7 +55,9 @@ def explain(
     from llmc.runtime.artifact import Artifact
 
     artifact = Artifact.open(directory, verify="fast")
-    program = _program(artifact, threads)
+    program = _program(artifact, threads) if target == "cpu" else _gpu_program(artifact, target)
+    if measure and target != "cpu":
+        raise BadOption(f"measure: regions of {target} are not measured; use --target cpu, or llmc bench on the GPU")
     if measure:
         program = _measured(artifact, program, threads=threads, trust=trust)
     if program is not None and op is not None:
@@ -132,6 +137,18 @@ def _program(artifact: "Artifact", threads: int | None) -> "ProgramExplanation |
         return None
     table = read_tuning(cache_directory(), threads or len(usable_cpus()))
     return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(table, "measured by `llmc tune`")
+
+
+def _gpu_program(artifact: "Artifact", target: str) -> "ProgramExplanation":
+    """What the artifact says of its program for a GPU. Raises BadOption if it has none."""
+    from llmc.codegen.explanation import ProgramExplanation
+
+    roles = artifact.manifest.programs.get("cuda", {})
+    name = roles.get(f"{target}.explanation")
+    if name is None:
+        held = ", ".join(["cpu", *(role for role in roles if "." not in role)])
+        raise BadOption(f"target: {artifact.root} holds no program for {target}; it holds those for {held}")
+    return ProgramExplanation.from_json(artifact.read(name))
 
 
 def _measured(
