@@ -1,6 +1,6 @@
 """Kernels to machine code, for GPUs that need not be there: compiled by worker processes, kept in a cache.
 
-The cache is `<cache>/cuda/<key>.{bin,json}` and `.ptx`; the key is the SHA-256 of everything that goes into a kernel:
+The cache is `<cache>/cuda/<key>.{bin,s,json}` and `.ptx`; the key is the SHA-256 of everything that goes into a kernel:
 its text, the library that it calls, its options, the target and Triton's version.
 """
 
@@ -26,6 +26,7 @@ from llmc.runtime.cpu_features import usable_cpus
 LIBRARY = Path(__file__).parent / "library"
 OLDEST = (3, 6)
 """The first version of Triton that knows what the kernels use."""
+_SUFFIXES = ("bin", "s", "ptx")
 _HOW_TO_INSTALL = "pip install triton==3.9.0 (Linux; no GPU is needed), or leave out --target"
 
 
@@ -42,6 +43,8 @@ class Binary:
     ptx: bytes | None
     """Text that newer GPUs can compile; of kernels for sm_80 only."""
     ptx_shared: int
+    assembly: str
+    """What the code was assembled from, for reading."""
 
 
 def check_triton() -> str:
@@ -132,7 +135,7 @@ def _answers(shares: Sequence[Sequence[str]], work: Path) -> Iterator[dict[str, 
 def _keep(answer: Mapping[str, Any], work: Path, folder: Path) -> None:
     """Move what a worker made into the cache, what is known of it last."""
     key, facts = str(answer["key"]), dict(answer["files"])
-    for suffix in ("bin", "ptx"):
+    for suffix in _SUFFIXES:
         made = work / f"{key}.{suffix}"
         if made.is_file():
             facts[suffix] = hashlib.sha256(made.read_bytes()).hexdigest()
@@ -145,7 +148,7 @@ def _look_up(folder: Path, key: str) -> Binary | None:
     """What this input gave before, if its bytes are still those that were written."""
     try:
         facts = json.loads((folder / f"{key}.json").read_text())
-        content = {suffix: (folder / f"{key}.{suffix}").read_bytes() for suffix in ("bin", "ptx") if suffix in facts}
+        content = {suffix: (folder / f"{key}.{suffix}").read_bytes() for suffix in _SUFFIXES if suffix in facts}
         if any(hashlib.sha256(code).hexdigest() != facts[suffix] for suffix, code in content.items()):
             return None
         return Binary(
@@ -155,6 +158,7 @@ def _look_up(folder: Path, key: str) -> Binary | None:
             threads=int(facts["threads"]),
             ptx=content.get("ptx"),
             ptx_shared=int(facts.get("ptx_shared", 0)),
+            assembly=content["s"].decode(),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or damaged: it is made again

@@ -58,6 +58,7 @@ def compile_one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     assert not getattr(meta, "global_scratch_size", 0), "kernels get no scratch memory from the runtime"
     kind = "cubin" if target.backend == "cuda" else "hsaco"
     (folder / f"{job['key']}.bin").write_bytes(made.asm[kind])
+    (folder / f"{job['key']}.s").write_text(str(made.asm["ptx" if kind == "cubin" else "amdgcn"]))
     facts: dict[str, Any] = {
         "symbol": meta.name,
         "shared": meta.shared,

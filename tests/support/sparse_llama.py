@@ -26,7 +26,7 @@ LLAMA_8B = Shape(32, 4096, 14336, 32, 8, 128, 128256, tied=False)
 
 
 def write_sparse_llama(directory: Path, shape: Shape, layers: int | None = None) -> Path:
-    """Write config.json and a sparse model.safetensors in bfloat16, with the shape's own number of layers or `layers`."""
+    """Write config.json and a sparse model.safetensors in bfloat16, with the shape's own number of layers if None."""
     directory.mkdir(parents=True, exist_ok=True)
     count = shape.layers if layers is None else layers
     (directory / "config.json").write_text(json.dumps(_config(shape, count)))

@@ -1,0 +1,163 @@
+"""What can be said of a kernel's speed from its machine code, as findings: each says what was found and why it is bad.
+
+    examine(binary, traits, level) -> Examination         .findings is empty for a kernel that is as it should be
+
+Limits of an H200, which is the target that was thought through: 132 multiprocessors need 26 to 33 KB each in flight to
+read 4.8 TB/s at a latency of 0.7 to 0.9 us, and issue 33 T instructions a second, so that at 4.3 TB/s there is time
+for 15.6 instructions a weight of 16 bits, 7.8 of 8 bits and 4.1 of 4.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmc.codegen.triton.compile import Binary
+from llmc.codegen.triton.sass import Loop, Machine, bytes_in_flight, read_sass
+
+SHARED_OF_SM = {"sm_80": 164 << 10, "sm_89": 100 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
+"""Bytes of shared memory of a multiprocessor; a block can have 1 KB less."""
+THREADS_OF_SM = {"sm_80": 2048, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048}
+REGISTERS_OF_SM, BLOCKS_OF_SM = 65_536, 32
+NEEDED_IN_FLIGHT = 32 << 10
+"""Bytes that a multiprocessor must have asked for to keep the memory busy."""
+INSTRUCTIONS_A_WEIGHT = {16: 15.0, 8: 7.5, 6: 6.0, 4: 4.0}
+"""Time there is for a weight of so many bits, in instructions of a thread."""
+WIDE_SHARE = 0.95
+LONGEST = 6000
+"""Instructions of a kernel that still fit its cache of them well enough."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is expected of a kernel."""
+
+    weight_bits: int = 0
+    """Bits of a weight that its inner loop reads; 0 where it reads none."""
+    matrix_units: bool = False
+    """Whether its inner loop multiplies in tensor cores."""
+    most_barriers: int = 2
+    """Barriers in the inner loop."""
+    constants: frozenset[str] = frozenset()
+    """Parameters that may be read before the wait of a dependent launch: weights and tables."""
+    pdl: bool = False
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The findings on a kernel, and the numbers that they come from."""
+
+    machine: Machine
+    blocks_per_sm: int
+    in_flight_per_sm: int
+    """Bytes; 0 where the kernel has no loop over memory."""
+    instructions_a_weight: float
+    """In the inner loop; 0 where it reads no weights."""
+    findings: tuple[str, ...]
+
+
+def examine(binary: Binary, traits: Traits, level: str) -> Examination:
+    """Read the code of a kernel for an NVIDIA target. Raises MissingTool where there is no disassembler."""
+    machine = read_sass(binary.code)
+    loop = _inner(machine)
+    blocks = _blocks_per_sm(binary, machine, level)
+    in_flight = _in_flight(binary, machine, loop, blocks)
+    a_weight = 0.0
+    if loop is not None and traits.weight_bits:
+        weights = sum(width for width in _wide(loop)) * 8 / traits.weight_bits
+        a_weight = len(loop.body) / weights if weights else float("inf")
+    findings = [
+        *_of_the_kernel(binary, machine, level),
+        *_of_the_loop(loop, traits, a_weight, in_flight),
+        *_of_the_wait(binary, traits),
+    ]
+    return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
+
+
+def _inner(machine: Machine) -> Loop | None:
+    """The innermost loop that reads most of global memory."""
+    loops = [loop for loop in machine.loops if _bytes_loaded(loop)]
+    return max(loops, key=_bytes_loaded, default=None)
+
+
+def _loads(loop: Loop) -> list[int]:
+    return [item.width for item in loop.body if item.name in ("LDG", "LDGSTS")]
+
+
+def _wide(loop: Loop) -> list[int]:
+    return [width for width in _loads(loop) if width == 16]
+
+
+def _bytes_loaded(loop: Loop) -> int:
+    return sum(_loads(loop)) + sum(1 << 10 for item in loop.body if item.name in ("UTMALDG", "UBLKCP"))
+
+
+def _blocks_per_sm(binary: Binary, machine: Machine, level: str) -> int:
+    registers = max(machine.registers, 1) * binary.threads
+    shared = binary.shared + 1024  # what each block takes for itself
+    return max(
+        1,
+        min(
+            BLOCKS_OF_SM,
+            THREADS_OF_SM[level] // binary.threads,
+            REGISTERS_OF_SM // registers,
+            SHARED_OF_SM[level] // shared,
+        ),
+    )
+
+
+def _in_flight(binary: Binary, machine: Machine, loop: Loop | None, blocks: int) -> int:
+    if loop is None:
+        return 0
+    asynchronous = sum(item.width for item in loop.body if item.name == "LDGSTS") * binary.threads
+    if not asynchronous:
+        return bytes_in_flight(machine) * binary.threads * blocks
+    rounds = max(1, binary.shared // asynchronous - 1)  # buffers in shared memory but the one that is being read
+    return asynchronous * rounds * blocks
+
+
+def _of_the_kernel(binary: Binary, machine: Machine, level: str) -> Iterator[str]:
+    spilled = machine.counts["LDL"] + machine.counts["STL"]
+    if machine.stack or spilled:
+        yield f"registers are spilled: {machine.stack} bytes of stack, {spilled} accesses"
+    if binary.shared > SHARED_OF_SM[level] - 1024:
+        yield f"{binary.shared} bytes of shared memory, {level} has {SHARED_OF_SM[level] - 1024} for a block"
+    if len(machine.instructions) > LONGEST:
+        yield f"{len(machine.instructions)} instructions: a loop was unrolled beyond the cache of instructions"
+
+
+def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: int) -> Iterator[str]:
+    if loop is None:
+        return
+    counts = loop.counts
+    if counts["BAR"] > traits.most_barriers:
+        yield f"{counts['BAR']} barriers in the inner loop, at most {traits.most_barriers} are expected"
+    if traits.matrix_units and not any(
+        item.name in ("HMMA", "HGMMA", "QGMMA", "IMMA", "UTCHMMA", "UTCQMMA") for item in loop.body
+    ):
+        yield "the inner loop multiplies outside of tensor cores"
+    if not traits.weight_bits:
+        return
+    total, wide = sum(_loads(loop)), sum(_wide(loop))
+    if total and wide < WIDE_SHARE * total and traits.weight_bits >= 16:
+        yield f"{wide / total:.0%} of what the inner loop reads comes in loads of 16 bytes"
+    if traits.weight_bits < 16 and (conversions := counts["I2F"] + counts["I2FP"]):
+        yield f"{conversions} conversions from integers in the inner loop"
+    if a_weight > INSTRUCTIONS_A_WEIGHT[traits.weight_bits]:
+        budget = INSTRUCTIONS_A_WEIGHT[traits.weight_bits]
+        yield f"{a_weight:.1f} instructions a weight of {traits.weight_bits} bits, there is time for {budget}"
+    if in_flight < NEEDED_IN_FLIGHT:
+        yield f"{in_flight / 1024:.1f} KB in flight on a multiprocessor, {NEEDED_IN_FLIGHT >> 10} are needed"
+
+
+def _of_the_wait(binary: Binary, traits: Traits) -> Iterator[str]:
+    """A kernel that is launched early reads nothing but constants before it waits, and does wait, on every path."""
+    if not traits.pdl:
+        return
+    before, found, _ = binary.assembly.partition("griddepcontrol.wait")
+    if not found:
+        yield "it is launched before its predecessor has ended, and does not wait for it"
+        return
+    if re.search(r"\bst\.global|\batom\.global|\bred\.global", before):
+        yield "it writes before it waits for its predecessor"
+    if re.search(r"@%?p\d+\s+bra|\bbra\b", before):
+        yield "it branches before it waits for its predecessor"
