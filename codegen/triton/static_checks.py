@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmc.codegen.triton.compile import Binary
+from llmc.codegen.triton.early_reads import early_reads
 from llmc.codegen.triton.sass import Loop, Machine, bytes_in_flight, read_sass
 
 SHARED_OF_SM = {"sm_80": 164 << 10, "sm_89": 100 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
@@ -37,8 +38,8 @@ class Traits:
     """Whether its inner loop multiplies in tensor cores."""
     most_barriers: int = 2
     """Barriers in the inner loop."""
-    constants: frozenset[str] = frozenset()
-    """Parameters that may be read before the wait of a dependent launch: weights and tables."""
+    constants: frozenset[int] = frozenset()
+    """Places of the parameters that may be read before the wait of a dependent launch: weights and tables."""
     pdl: bool = False
 
 
@@ -58,7 +59,7 @@ class Examination:
 def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     """Read the code of a kernel for an NVIDIA target. Raises MissingTool where there is no disassembler."""
     machine = read_sass(binary.code)
-    loop = _inner(machine)
+    loop = _inner(machine, traits)
     blocks = _blocks_per_sm(binary, machine, level)
     in_flight = _in_flight(binary, machine, loop, blocks)
     a_weight = 0.0
@@ -73,10 +74,11 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
 
 
-def _inner(machine: Machine) -> Loop | None:
-    """The innermost loop that reads most of global memory."""
+def _inner(machine: Machine, traits: Traits) -> Loop | None:
+    """The innermost loop that reads most of global memory; all of a kernel whose loop is unrolled."""
     loops = [loop for loop in machine.loops if _bytes_loaded(loop)]
-    return max(loops, key=_bytes_loaded, default=None)
+    whole = Loop(machine.instructions) if traits.weight_bits or traits.matrix_units else None
+    return max(loops, key=_bytes_loaded, default=whole)
 
 
 def _loads(loop: Loop) -> list[int]:
@@ -153,11 +155,14 @@ def _of_the_wait(binary: Binary, traits: Traits) -> Iterator[str]:
     """A kernel that is launched early reads nothing but constants before it waits, and does wait, on every path."""
     if not traits.pdl:
         return
-    before, found, _ = binary.assembly.partition("griddepcontrol.wait")
-    if not found:
+    read = early_reads(binary.assembly)
+    if read is None:
         yield "it is launched before its predecessor has ended, and does not wait for it"
         return
+    if others := sorted(read - traits.constants):
+        yield f"parameters {others} are read before it waits for its predecessor, and are no constants"
+    before = binary.assembly.partition("griddepcontrol.wait")[0]
     if re.search(r"\bst\.global|\batom\.global|\bred\.global", before):
         yield "it writes before it waits for its predecessor"
-    if re.search(r"@%?p\d+\s+bra|\bbra\b", before):
-        yield "it branches before it waits for its predecessor"
+    if re.search(r"\bret;", before):
+        yield "it may end before it waits for its predecessor"

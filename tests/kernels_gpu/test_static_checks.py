@@ -1,0 +1,102 @@
+"""Checks of machine code find what they are for, in kernels that are made to be wrong in one way each."""
+
+from pathlib import Path
+
+import pytest
+
+from llmc.codegen.layout import Buffer
+from llmc.codegen.triton.compile import Binary, compile_kernels
+from llmc.codegen.triton.early_reads import early_reads
+from llmc.codegen.triton.kernel import KernelText
+from llmc.codegen.triton.static_checks import Examination, Traits, examine
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+def _compiled(cache: Path, text: KernelText) -> Binary:
+    return compile_kernels({"k": text}, "sm_90", cache=cache)["k"]
+
+
+def _product(
+    weight: str, *, early: str = "w", order: tuple[str, ...] = ("weights", "wait", "inputs"), length: int = 65536
+) -> KernelText:
+    """A row of `length` weights times as many inputs, 1024 at a time; `order` is that of the first piece."""
+    text = KernelText("product", pdl=True)
+    dtype = {"bf16": "bf16", "u8": "u8"}[weight]
+    w = text.pointer(Buffer(1, "weight", "", 4096, dtype, "weight"), "w")
+    x = text.pointer(Buffer(2, "x", "T", 4096, "f32", "arena"), "x")
+    y = text.pointer(Buffer(3, "y", "T", 64, "f32", "arena"), "y")
+    lines = {
+        "weights": f"first = tl.load({w if early == 'w' else x} + k).to(tl.float32)",
+        "wait": "tl.extra.cuda.gdc_wait()",
+        "inputs": f"given = tl.load({x} + k)",
+    }
+    text.add(
+        "k = tl.arange(0, 1024)",
+        *(lines[name] for name in order),
+        *(line for name, line in lines.items() if name not in order and name != "wait"),
+        "total = first * given",
+        f"for start in range(1024, {length}, 1024):",
+        f"    total += tl.load({w} + start + k).to(tl.float32) * tl.load({x} + start + k)",
+        f"tl.store({y} + tl.program_id(0), tl.sum(total))",
+    )
+    return text
+
+
+def _findings(cache: Path, text: KernelText, **traits: object) -> Examination:
+    return examine(_compiled(cache, text), Traits(pdl=True, constants=frozenset([0]), **traits), "sm_90")  # type: ignore[arg-type]
+
+
+def test_weights_may_be_read_before_the_wait(cache: Path) -> None:
+    text = _product("bf16")
+    assert early_reads(_compiled(cache, text).assembly) == {0}
+    assert _findings(cache, text).findings == ()
+
+
+def test_inputs_may_not(cache: Path) -> None:
+    found = _findings(cache, _product("bf16", early="x")).findings
+    assert found == ("parameters [1] are read before it waits for its predecessor, and are no constants",)
+
+
+def test_a_kernel_that_does_not_wait_is_found(cache: Path) -> None:
+    found = _findings(cache, _product("bf16", order=("weights", "inputs"))).findings
+    assert found == ("it is launched before its predecessor has ended, and does not wait for it",)
+
+
+def test_conversions_in_a_loop_over_small_weights_are_found(cache: Path) -> None:
+    found = _findings(cache, _product("u8"), weight_bits=8).findings
+    assert any("conversions from integers in the inner loop" in finding for finding in found), found
+
+
+def test_too_little_in_flight_is_found(cache: Path) -> None:
+    examination = _findings(cache, _product("bf16"), weight_bits=16)
+    assert examination.in_flight_per_sm > 0 and 0 < examination.instructions_a_weight < 15
+
+
+def test_a_loop_that_is_unrolled_is_examined_as_well(cache: Path) -> None:
+    examination = _findings(cache, _product("u8", length=3072), weight_bits=8)
+    assert not examination.machine.loops and examination.instructions_a_weight > 0
+    assert any("conversions" in finding for finding in examination.findings)
+
+
+def test_a_loop_outside_of_matrix_units_is_found(cache: Path) -> None:
+    found = _findings(cache, _product("bf16"), matrix_units=True).findings
+    assert "the inner loop multiplies outside of tensor cores" in found
+
+
+def test_spilled_registers_are_found(cache: Path) -> None:
+    text = KernelText("spill")
+    x = text.pointer(Buffer(2, "x", "T", 65536, "f32", "arena"), "x")
+    y = text.pointer(Buffer(3, "y", "T", 65536, "f32", "arena"), "y")
+    text.warps = 1
+    text.add(
+        "i = tl.arange(0, 16384)",
+        f"a = tl.load({x} + i)",
+        "total = tl.sum(a)",
+        f"tl.store({y} + i, a / total)",
+    )
+    found = examine(_compiled(cache, text), Traits(), "sm_90").findings
+    assert any(finding.startswith("registers are spilled") for finding in found), found
