@@ -41,5 +41,9 @@ class MissingTool(LlmcError):
     """The environment lacks something that the work needs (a package, a compiler)."""
 
 
+class DeviceFailed(LlmcError):
+    """A GPU or its driver refused or failed at what the runtime asked of it."""
+
+
 class NumericsGateFailed(LlmcError):
     """The compiled model differs from its source by more than the numbers promise allows."""

@@ -149,6 +149,7 @@ EXPECTED_CODES = [
     (errors.BadRequest("x"), 2),
     (errors.ArtifactRejected("x"), 3),
     (errors.MissingTool("x"), 4),
+    (errors.DeviceFailed("x"), 4),
     (ModuleNotFoundError("x", name="torch"), 4),
     (errors.NumericsGateFailed("x"), 5),
     (KeyboardInterrupt(), 130),

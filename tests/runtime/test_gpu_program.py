@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from support.interpreted_device import InterpretedDevice
-from support.tiny_gpu_program import BLOCK, PLAN, TEXT, V, expected, weights
+from support.tiny_gpu_program import BLOCK, PLAN, TEXT, V, batch, expected, weights
 
 from llmc.errors import ArtifactRejected, BadRequest
 from llmc.runtime.cuda.device import Place
@@ -13,34 +13,12 @@ from llmc.runtime.cuda.plan import Argument
 from llmc.runtime.cuda.program import FIRST_TOKENS, GpuProgram
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.manifest import ModelFacts, Ranges
-from llmc.runtime.program import Batch
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
 
 
 def make() -> GpuProgram:
     return GpuProgram(PLAN, InterpretedDevice(TEXT), weights())
-
-
-def batch(*sequences: tuple[list[int], int, list[int]], rows: list[int] | None = None) -> Batch:
-    """Each sequence: its tokens, the position of the first, its blocks."""
-    positions = [np.arange(at, at + len(tokens)) for tokens, at, _ in sequences]
-    longest = max(len(blocks) for _, _, blocks in sequences)
-    total = sum(len(tokens) for tokens, _, _ in sequences)
-    return Batch(
-        tokens=np.concatenate([np.array(tokens) for tokens, _, _ in sequences]),
-        positions=np.concatenate(positions),
-        slots=np.concatenate(
-            [
-                np.array(blocks)[p // BLOCK] * BLOCK + p % BLOCK
-                for p, (_, _, blocks) in zip(positions, sequences, strict=True)
-            ]
-        ),
-        starts=np.cumsum([0, *(len(tokens) for tokens, _, _ in sequences)]),
-        lengths=np.array([at + len(tokens) for tokens, at, _ in sequences]),
-        blocks=np.array([blocks + [0] * (longest - len(blocks)) for _, _, blocks in sequences]),
-        rows=np.arange(total) if rows is None else np.array(rows),
-    )
 
 
 def test_a_step_computes_what_the_plan_says() -> None:

@@ -19,6 +19,7 @@ from llmc.runtime.cuda.plan import (
     When,
     Workspace,
 )
+from llmc.runtime.program import Batch
 
 V, BLOCK, CONTEXT = 7, 16, 64
 
@@ -169,3 +170,24 @@ def expected(tokens: list[int]) -> np.ndarray:
     return np.stack(
         [table[token, :V] + given["scale"] * total for token, total in zip(tokens, sums, strict=True)]
     ).astype(np.float32)
+
+
+def batch(*sequences: tuple[list[int], int, list[int]], rows: list[int] | None = None) -> Batch:
+    """Each sequence: its tokens, the position of the first, its blocks."""
+    positions = [np.arange(at, at + len(tokens)) for tokens, at, _ in sequences]
+    longest = max(len(blocks) for _, _, blocks in sequences)
+    total = sum(len(tokens) for tokens, _, _ in sequences)
+    return Batch(
+        tokens=np.concatenate([np.array(tokens) for tokens, _, _ in sequences]),
+        positions=np.concatenate(positions),
+        slots=np.concatenate(
+            [
+                np.array(blocks)[p // BLOCK] * BLOCK + p % BLOCK
+                for p, (_, _, blocks) in zip(positions, sequences, strict=True)
+            ]
+        ),
+        starts=np.cumsum([0, *(len(tokens) for tokens, _, _ in sequences)]),
+        lengths=np.array([at + len(tokens) for tokens, at, _ in sequences]),
+        blocks=np.array([blocks + [0] * (longest - len(blocks)) for _, _, blocks in sequences]),
+        rows=np.arange(total) if rows is None else np.array(rows),
+    )

@@ -1,0 +1,62 @@
+"""The context of one GPU: what everything that is made on it refers to until it is given back."""
+
+import ctypes
+import threading
+import weakref
+
+from llmc.runtime.cuda.driver import Driver, Gpu, Handle
+
+
+class CudaContext:
+    """The primary context of a GPU, which is shared with whatever else this process runs on it."""
+
+    def __init__(self, driver: Driver, gpu: Gpu) -> None:
+        """Retain it. Raises DeviceFailed, and MemoryError."""
+        self.driver = driver
+        self.gpu = gpu
+        self._thread = 0
+        self._handle = Handle()
+        device = driver.device(gpu.ordinal)
+        driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._handle), device)
+        weakref.finalize(self, driver.call, "cuDevicePrimaryCtxRelease_v2", device).atexit = False
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver in this context, from whatever thread. Raises DeviceFailed, and MemoryError."""
+        if self._thread != threading.get_ident():
+            self.driver.call("cuCtxSetCurrent", self._handle)
+            self._thread = threading.get_ident()
+        self.driver.call(name, *arguments)
+
+    def make(self, name: str, *arguments: object) -> Handle:
+        """What a function makes whose first parameter points at the handle that it fills."""
+        handle = Handle()
+        self.call(name, ctypes.byref(handle), *arguments)
+        return handle
+
+    def when_dropped(self, owner: object, function: str, *arguments: object) -> None:
+        """Call a function of the driver when `owner` is gone; when the process ends, all is given back without it."""
+        weakref.finalize(owner, self.call, function, *arguments).atexit = False
+
+
+class CudaEvent:
+    """A moment in a stream; as long as it was not recorded, it has passed."""
+
+    def __init__(self, context: CudaContext) -> None:
+        """Make it."""
+        self._context = context
+        self._handle = context.make("cuEventCreate", 0)
+        context.when_dropped(self, "cuEventDestroy_v2", self._handle)
+
+    def record(self, stream: Handle) -> None:
+        """It passes when all that was asked of a stream so far is done."""
+        self._context.call("cuEventRecord", self._handle, stream)
+
+    def wait(self) -> None:
+        """Wait until it has passed."""
+        self._context.call("cuEventSynchronize", self._handle)
+
+    def seconds_since(self, earlier: "CudaEvent") -> float:
+        """Time between two events that have passed."""
+        elapsed = ctypes.c_float()
+        self._context.call("cuEventElapsedTime", ctypes.byref(elapsed), earlier._handle, self._handle)
+        return elapsed.value / 1e3

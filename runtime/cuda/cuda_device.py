@@ -1,0 +1,232 @@
+"""A GPU through NVIDIA's driver, with the kernels of one program on it: `llmc.runtime.cuda.device.Device` for real."""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import c_int, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmc.errors import DeviceFailed
+from llmc.runtime.cuda.cuda_context import CudaContext, CudaEvent
+from llmc.runtime.cuda.device import Grid, Place
+from llmc.runtime.cuda.driver import (
+    CAPTURE_RELAXED,
+    JIT_ERROR_LOG,
+    JIT_ERROR_LOG_BYTES,
+    MAX_DYNAMIC_SHARED_BYTES,
+    NON_BLOCKING_STREAM,
+    PDL_VERSION,
+    PROGRAMMATIC_STREAM_SERIALIZATION,
+    DevicePointer,
+    Driver,
+    Gpu,
+    Handle,
+    LaunchAttribute,
+    LaunchConfig,
+)
+from llmc.runtime.cuda.plan import Kernel
+
+STAGE_BYTES = 16 << 20
+"""Copies pass through pinned memory in pieces of this size: one is filled while the other travels."""
+PLAIN_SHARED_BYTES = 48 << 10
+"""Shared memory that a block gets without asking."""
+_LOG_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Image:
+    """The code of one kernel."""
+
+    content: bytes
+    """A cubin, or the text of PTX."""
+    symbol: str
+    shared: int
+    """Bytes of shared memory."""
+    threads: int
+    """Of a block."""
+
+
+class CudaMemory:
+    """Memory of a GPU, given back when nobody holds it."""
+
+    def __init__(self, pointer: int, bytes: int) -> None:
+        """Callers use `CudaDevice.allocate`."""
+        self.pointer = pointer
+        self.bytes = bytes
+
+
+class CudaGraph:
+    """Launches recorded by a device, on which they are replayed."""
+
+    def __init__(self, context: CudaContext, executable: Handle, stream: Handle) -> None:
+        """Callers use `CudaDevice.capture`."""
+        self._context, self._executable, self._stream = context, executable, stream
+
+    def replay(self) -> None:
+        """Do them again."""
+        self._context.call("cuGraphLaunch", self._executable, self._stream)
+
+
+class _Function:
+    """A kernel that has been loaded, with what a launch of it passes to the driver."""
+
+    def __init__(self, handle: Handle, image: Image, stream: Handle) -> None:
+        self.handle = handle
+        self.values = (c_uint64 * 0)()
+        self.pointers = (c_void_p * 0)()
+        self.attribute = LaunchAttribute(id=PROGRAMMATIC_STREAM_SERIALIZATION, value=1)
+        self.config = LaunchConfig(
+            block_x=image.threads, block_y=1, block_z=1, shared_bytes=image.shared, stream=stream
+        )
+        self.config.attributes = ctypes.pointer(self.attribute)
+
+    def make_room(self, parameters: int) -> None:
+        """Set aside the parameters that the kernel declares, and the two that the compiler adds, which are null."""
+        if len(self.values) != parameters + 2:
+            self.values = (c_uint64 * (parameters + 2))()
+            begin = ctypes.addressof(self.values)
+            self.pointers = (c_void_p * len(self.values))(*(begin + 8 * place for place in range(len(self.values))))
+
+
+class _Stage:
+    """Pinned memory of the host, and when the copy from it has been made."""
+
+    def __init__(self, context: CudaContext) -> None:
+        pointer = context.make("cuMemAllocHost_v2", STAGE_BYTES)
+        self.pointer = pointer.value or 0
+        content = (ctypes.c_ubyte * STAGE_BYTES).from_address(self.pointer)
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memoryview(content), np.uint8)
+        context.when_dropped(self, "cuMemFreeHost", pointer)
+        self.copied = CudaEvent(context)
+
+
+class CudaDevice:
+    """One GPU, a stream on it, and the kernels of a program."""
+
+    def __init__(self, driver: Driver, gpu: Gpu, images: Mapping[str, Image]) -> None:
+        """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and MemoryError."""
+        self.gpu = gpu
+        self._context = CudaContext(driver, gpu)
+        self._call = self._context.call
+        self._stream = self._context.make("cuStreamCreate", NON_BLOCKING_STREAM)
+        self._context.when_dropped(self, "cuStreamDestroy_v2", self._stream)
+        self._stages = [_Stage(self._context), _Stage(self._context)]
+        self._pdl = driver.version >= PDL_VERSION
+        self._functions = {name: self._load(name, image) for name, image in images.items()}
+
+    def allocate(self, bytes: int, *, zeroed: bool = True) -> CudaMemory:
+        """Memory of at least 1 byte, aligned to 256. Raises MemoryError."""
+        pointer = DevicePointer()
+        try:
+            self._call("cuMemAlloc_v2", ctypes.byref(pointer), bytes)
+        except MemoryError:
+            raise MemoryError(f"{bytes} bytes of memory on the GPU, {self._free()} are free") from None
+        memory = CudaMemory(pointer.value, bytes)
+        self._context.when_dropped(memory, "cuMemFree_v2", pointer)
+        if zeroed:
+            self._call("cuMemsetD8Async", pointer, 0, bytes, self._stream)
+        return memory
+
+    def upload(self, place: Place, array: npt.NDArray[Any]) -> None:
+        """Copy a contiguous array to the device; it may change as soon as this returns."""
+        content = array.reshape(-1).view(np.uint8)
+        target = self._pointer(place)
+        for begin in range(0, content.size, STAGE_BYTES):
+            stage = self._stages[0]
+            self._stages.reverse()
+            piece = content[begin : begin + STAGE_BYTES]
+            stage.copied.wait()
+            stage.bytes[: piece.size] = piece
+            self._call("cuMemcpyHtoDAsync_v2", target + begin, stage.pointer, piece.size, self._stream)
+            stage.copied.record(self._stream)
+
+    def download(self, place: Place, array: npt.NDArray[Any]) -> None:
+        """Fill a contiguous array from the device."""
+        content = array.reshape(-1).view(np.uint8)
+        source = self._pointer(place)
+        stage = self._stages[0]
+        for begin in range(0, content.size, STAGE_BYTES):
+            piece = content[begin : begin + STAGE_BYTES]
+            self._call("cuMemcpyDtoHAsync_v2", stage.pointer, source + begin, piece.size, self._stream)
+            self.synchronize()
+            piece[...] = stage.bytes[: piece.size]
+
+    def copy(self, source: Place, target: Place, bytes: int) -> None:
+        """Copy within the device."""
+        self._call("cuMemcpyDtoDAsync_v2", self._pointer(target), self._pointer(source), bytes, self._stream)
+
+    def launch(self, kernel: Kernel, grid: Grid, arguments: Sequence[Place | int], pdl: bool) -> None:
+        """Run a kernel over a grid. Raises DeviceFailed."""
+        function = self._functions[kernel.name]
+        function.make_room(len(arguments))
+        for place, argument in enumerate(arguments):
+            function.values[place] = argument if isinstance(argument, int) else self._pointer(argument)
+        config = function.config
+        config.grid_x, config.grid_y, config.grid_z = grid
+        config.attribute_count = 1 if pdl and self._pdl else 0
+        try:
+            self._call("cuLaunchKernelEx", ctypes.byref(config), function.handle, function.pointers, None)
+        except DeviceFailed as error:
+            raise DeviceFailed(f"{kernel.name} over {grid}: {error}") from None
+
+    def synchronize(self) -> None:
+        """Wait until everything is done. Raises DeviceFailed if a kernel failed."""
+        self._call("cuStreamSynchronize", self._stream)
+
+    def capture(self, record: Callable[[], None]) -> CudaGraph:
+        """Record the launches and copies within the device that `record` asks for."""
+        graph = Handle()
+        self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_RELAXED)
+        try:
+            record()
+        finally:
+            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            executable = self._context.make("cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        made = CudaGraph(self._context, executable, self._stream)
+        self._context.when_dropped(made, "cuGraphExecDestroy", executable)
+        return made
+
+    def measure(self, work: Callable[[], None]) -> float:
+        """Seconds that the GPU takes for what `work` asks for, from its begin to its end."""
+        begin, end = CudaEvent(self._context), CudaEvent(self._context)
+        begin.record(self._stream)
+        work()
+        end.record(self._stream)
+        end.wait()
+        return end.seconds_since(begin)
+
+    def _free(self) -> int:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
+    def _pointer(self, place: Place) -> int:
+        assert isinstance(place.memory, CudaMemory), "memory of another device"
+        return place.memory.pointer + place.offset
+
+    def _load(self, name: str, image: Image) -> _Function:
+        if image.shared > self.gpu.shared_bytes:
+            raise DeviceFailed(
+                f"{name}: needs {image.shared} bytes of shared memory, a block of {self.gpu.name} has"
+                f" {self.gpu.shared_bytes}; build the artifact with --target {self.gpu.level}"
+            )
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        options = (c_int * 2)(JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES)
+        values = (c_void_p * 2)(ctypes.addressof(log), _LOG_BYTES)
+        content = ctypes.create_string_buffer(image.content)  # ends with a zero, as text must
+        try:
+            module = self._context.make("cuModuleLoadDataEx", content, 2, options, values)
+            self._context.when_dropped(self, "cuModuleUnload", module)
+            function = self._context.make("cuModuleGetFunction", module, image.symbol.encode())
+            if image.shared > PLAIN_SHARED_BYTES:
+                self._call("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_BYTES, image.shared)
+        except DeviceFailed as error:
+            said = " ".join(log.value.decode(errors="replace").split())
+            raise DeviceFailed(f"{name}: {error}{f' [{said}]' if said else ''}") from None
+        return _Function(function, image, self._stream)
