@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.runtime.batch import Packed, Packer, Piece, pack
+from llmc.runtime.decoding import Decoder
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.manifest import Ranges
 from llmc.runtime.program import Program
@@ -68,6 +69,8 @@ def _step(
     running: Sequence[Request], program: Program, packer: Packer, tokens: int, chunk: int | None
 ) -> list[Increment]:
     """One step of all running requests: each gets at least one of the step's `tokens`."""
+    if isinstance(program, Decoder) and program.decode_steps and all(request.can_be_continued for request in running):
+        return _decode(running, program)
     pieces: list[Piece] = []
     left = tokens
     for behind, request in zip(range(len(running) - 1, -1, -1), running, strict=True):
@@ -80,3 +83,19 @@ def _step(
         for request, rows in zip(running, packed.rows, strict=True)
         if rows.start < rows.stop
     ]
+
+
+def _decode(running: Sequence[Request], program: Decoder) -> list[Increment]:
+    """Several tokens for each running request, chosen by the program, step after step."""
+    tables = [request.table for request in running if request.table is not None]
+    for copy in [copy for table in tables for copy in table.extend(1).copies]:
+        program.copy_block(*copy)
+    chosen = program.decode([request.continuation(program.decode_steps) for request in running])
+    for table, tokens in zip(tables, chosen, strict=True):
+        table.length += len(tokens) - 1  # all but the last have been fed
+    increments: list[Increment] = []
+    for step in range(max(map(len, chosen))):
+        for request, tokens in zip(running, chosen, strict=True):
+            if step < len(tokens) and request.finish_reason is None:  # a stop text ends it before its tokens do
+                increments.append(request.accept_token(tokens[step]))
+    return increments

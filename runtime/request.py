@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmc.runtime.batch import Piece
+from llmc.runtime.decoding import MOST_ENDS, Continuation
 from llmc.runtime.kv_cache import BlockTable
 from llmc.runtime.sample import Row, Sampler, SamplingParams, TokenLogprobs, logprobs_of
 from llmc.runtime.stop_texts import StopTexts
@@ -108,15 +109,44 @@ class Request:
         complete = fed + count == len(self._tokens)
         return Piece(self._tokens[fed : fed + count], self.table, "last" if complete else "none")
 
+    @property
+    def can_be_continued(self) -> bool:
+        """Whether `continuation` may be asked for: one token is left to be fed, and no more than that is wanted to be
+        known of the next ones than which they are."""
+        assert self.table is not None, "only an admitted request takes part in a step"
+        one_left = len(self._tokens) - self.table.length == 1
+        return one_left and self._sampler.needs_only_logits and len(self._end_tokens) <= MOST_ENDS
+
+    def continuation(self, most: int) -> Continuation:
+        """What a program needs to choose its next tokens, at most `most`. They must then be accepted, one by one."""
+        assert self.table is not None, "only an admitted request takes part in a step"
+        remaining = self.params.max_new_tokens - (len(self._tokens) - len(self.prompt))
+        return Continuation(
+            token=self._tokens[-1],
+            position=len(self._tokens) - 1,
+            blocks=self.table.blocks,
+            temperature=self.params.temperature,
+            top_k=self.params.top_k,
+            top_p=self.params.top_p,
+            min_p=self.params.min_p,
+            uniforms=self._sampler.uniforms(min(most, remaining)),
+            ends=tuple(sorted(self._end_tokens)),
+            remaining=remaining,
+        )
+
     def accept(self, logits: Row) -> Increment:
         """Choose the token that follows from [V] logits; sets `finish_reason` when it is the last."""
         token = self._sampler.choose(logits)
-        self._tokens.append(token)
-        self._times.append(time.perf_counter())
         logprobs = None
         if self.params.logprobs is not None:
             logprobs = logprobs_of(logits, token, self.params.logprobs)
             self._logprobs.append(logprobs)
+        return self.accept_token(token, logprobs)
+
+    def accept_token(self, token: int, logprobs: TokenLogprobs | None = None) -> Increment:
+        """Take the token that follows; sets `finish_reason` when it is the last."""
+        self._tokens.append(token)
+        self._times.append(time.perf_counter())
         made = len(self._tokens) - len(self.prompt)
         if token in self._end_tokens:
             self.finish_reason = "stop"

@@ -89,6 +89,16 @@ class Sampler:
         for token in prompt:
             self._remember(token)
 
+    @property
+    def needs_only_logits(self) -> bool:
+        """Whether tokens can be chosen elsewhere, from their logits and from `uniforms`."""
+        return not self._seen.size and self.params.logprobs is None
+
+    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
+        """[count] the numbers with which the next tokens are drawn, where they are chosen elsewhere; none if the
+        likeliest are taken."""
+        return self._random.random(count) if self.params.temperature else np.zeros(0)
+
     def choose(self, logits: Row) -> int:
         """The next token, given its [V] logits. Raises NumericsGateFailed if they are not numbers."""
         if not self.params.temperature and not self._seen.size:

@@ -1,19 +1,21 @@
 """A compiled program on a GPU: its memory, planned here and nowhere else, and the launches of each step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import BadRequest
+from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, STEPS, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
 from llmc.runtime.cuda.plan import Argument, Launch, Plan
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
+from llmc.runtime.decoding import Continuation
 from llmc.runtime.program import Batch
 
-CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of a number in a cache."""
 FIRST_TOKENS = 256
 """The arena is made for so many tokens at first, and doubled when a step has more."""
@@ -22,7 +24,7 @@ KEPT_LOGITS_BYTES = 64 << 20
 
 
 class GpuProgram:
-    """Runs a compiled program; implements `llmc.runtime.program.Program`. Not for use by several threads at a time.
+    """Runs a compiled program; implements `llmc.runtime.decoding.Decoder`. Not for use by several threads at a time.
 
     All memory is held by this object: weights, caches, the arena (the intermediate values of one step), workspaces,
     logits and the arrays of a step. Recorded graphs use the same memory, so they take none of their own.
@@ -47,6 +49,8 @@ class GpuProgram:
         self._device_logits: Memory | None = None
         self._logits: npt.NDArray[np.float32] = np.empty((0, plan.vocabulary), np.float32)
         self._arrays = StepArrays(device)
+        self._graphs = DecodeGraphs(plan, device, self.run)
+        self.decode_steps = STEPS if plan.sampling else 0
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Set aside zeroed caches; what the former ones held is gone.
@@ -56,6 +60,7 @@ class GpuProgram:
         """
         if block_size != self.plan.block_size:
             raise BadRequest(f"block size: {block_size} tokens, expected {self.plan.block_size}, as the program has it")
+        self._graphs.forget()
         self._caches, self._cache_blocks = [], 0
         sizes = [self._cache_sizes(layer, num_blocks + 1) for layer in range(len(self.plan.caches))]
         memory = self.device.allocate(sum(padded(size) for each in sizes for size in each.values()) or 1)
@@ -73,22 +78,28 @@ class GpuProgram:
         """Run one step; logits [R, V]. The next step may overwrite the array that is returned."""
         assert self._cache_blocks, "allocate() comes first"
         tokens, rows = len(batch.tokens), len(batch.rows)
-        sequences, blocks = batch.blocks.shape
-        self._reserve(tokens, rows)
-        given = {
-            name: getattr(batch, name)
-            for name in ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
-        }
-        self._arrays.lay_out({name: array.shape for name, array in given.items()})
-        for name, array in given.items():
-            self._arrays.arrays[name][...] = array
-        self._arrays.upload()
-        self.run(self.plan.launches, {"T": tokens, "B": sequences, "R": rows, "M": blocks}, self._arrays)
+        if tokens == len(batch.lengths) <= MOST_SEQUENCES and np.array_equal(batch.rows, np.arange(tokens)):
+            size = self._graphs.size_for(tokens)
+            self._reserve(size, size)
+            self._graphs.step(batch, self._cache_blocks)
+        else:
+            self._reserve(tokens, rows)
+            self._launch(batch)
         if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
             self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
         assert self._device_logits is not None, "_reserve() makes them"
         self.device.download(Place(self._device_logits, 0), self._logits)
         return self._logits
+
+    def decode(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+        """The next tokens of each sequence, chosen on the device: `decode_steps`, or fewer where a sequence ends.
+
+        Raises NumericsGateFailed if logits are not numbers.
+        """
+        assert self._cache_blocks and self.plan.sampling, "allocate() comes first; not all programs choose tokens"
+        size = self._graphs.size_for(len(continuations))
+        self._reserve(size, size)
+        return self._graphs.decode(continuations, self._cache_blocks)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block of every cache onto another."""
@@ -97,7 +108,7 @@ class GpuProgram:
                 memory, offset = places[name]
                 self.device.copy(Place(memory, offset + source * size), Place(memory, offset + target * size), size)
 
-    def run(self, launches: tuple[Launch, ...], sizes: Mapping[str, int], arrays: StepArrays) -> None:
+    def run(self, launches: Sequence[Launch], sizes: Mapping[str, int], arrays: StepArrays) -> None:
         """Ask the device for the launches that a step of these sizes takes, on arrays that are there."""
         for launch in launches:
             if not launch.when.holds(sizes):
@@ -107,6 +118,19 @@ class GpuProgram:
                 kernel = self._kernels[launch.kernel]
                 arguments = [self.locate(argument, sizes, arrays) for argument in launch.arguments]
                 self.device.launch(kernel, (x, y, z), arguments, kernel.pdl)
+
+    def _launch(self, batch: Batch) -> None:
+        """Ask for the launches of any step, without recording them."""
+        given = {
+            name: getattr(batch, name)
+            for name in ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
+        }
+        self._arrays.lay_out({name: array.shape for name, array in given.items()})
+        for name, array in given.items():
+            self._arrays.arrays[name][...] = array
+        self._arrays.upload()
+        sizes = {"T": len(batch.tokens), "B": len(batch.lengths), "R": len(batch.rows), "M": batch.blocks.shape[1]}
+        self.run(self.plan.launches, sizes, self._arrays)
 
     def locate(self, argument: Argument, sizes: Mapping[str, int], arrays: StepArrays) -> Place | int:
         """What a launch is given for an argument in a step of these sizes."""
@@ -138,6 +162,7 @@ class GpuProgram:
         """See that a step of so many tokens and rows of logits has room. Raises MemoryError."""
         if tokens > self._capacity:
             capacity = max(1 << (tokens - 1).bit_length(), FIRST_TOKENS)
+            self._graphs.forget()
             self._capacity, self._arena = 0, None  # given back before more is asked for
             self._arena = self.device.allocate(self.plan.arena_bytes_per_token * capacity or 1, zeroed=False)
             for workspace in self.plan.workspaces:
@@ -147,6 +172,7 @@ class GpuProgram:
                     self._workspaces[workspace.name] = self.device.allocate(max(size, 1))
             self._capacity = capacity
         if rows > self._rows:
+            self._graphs.forget()
             self._rows, self._device_logits = 0, None
             self._device_logits = self.device.allocate(4 * rows * self.plan.vocabulary, zeroed=False)
             self._rows = rows

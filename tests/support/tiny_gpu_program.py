@@ -4,6 +4,8 @@ The cache of its one layer keeps the number of every token. The logits after a t
 stored in halves, plus a scale times the sum of the numbers of all tokens of its sequence so far.
 """
 
+import dataclasses
+
 import numpy as np
 
 from llmc.runtime.cuda.plan import (
@@ -22,6 +24,7 @@ from llmc.runtime.cuda.plan import (
 from llmc.runtime.program import Batch
 
 V, BLOCK, CONTEXT = 7, 16, 64
+STEPS = 8
 
 TEXT = f'''"""Kernels of the tiny program."""
 
@@ -74,6 +77,42 @@ def logits_0(tokens, rows, table, scale, sums, logits):
     values = tl.load(table + tl.load(tokens + at) * 8 + column, mask=inside, other=0.0)
     factor = tl.load(scale + column, mask=inside, other=0.0)
     tl.store(logits + row * {V} + column, values + factor * tl.load(sums + at), mask=inside)
+
+
+@triton.jit
+def choose_0(
+    logits, tokens, positions, slots, lengths, blocks, temperatures, uniforms, ends, remaining, made, chosen, M
+):
+    """The next token of each sequence: the likeliest, or drawn at a temperature."""
+    row = tl.program_id(0)
+    left = tl.load(remaining + row)
+    if left > 0:
+        column = tl.arange(0, 8)
+        values = tl.load(logits + row * {V} + column, mask=column < {V}, other=float("-inf")).to(tl.float64)
+        highest = tl.max(values, 0)
+        token = tl.min(tl.where(values == highest, column, {V}), 0)
+        temperature = tl.load(temperatures + row).to(tl.float64, bitcast=True)
+        count = tl.load(made + row)
+        if temperature > 0:
+            total = tl.cumsum(tl.exp((values - highest) / temperature), 0)
+            uniform = tl.load(uniforms + row * {STEPS} + count).to(tl.float64, bitcast=True)
+            token = tl.minimum(tl.sum((total <= uniform * tl.max(total, 0)).to(tl.int32), 0), {V} - 1)
+        if highest - highest != 0:  # infinite
+            tl.store(chosen + row * {STEPS} + count, -2)
+            tl.store(remaining + row, 0)
+        else:
+            tl.store(chosen + row * {STEPS} + count, token)
+            tl.store(made + row, count + 1)
+            end = tl.load(ends + row * 8 + column)
+            left = tl.where(tl.sum((end == token).to(tl.int32), 0) > 0, 0, left - 1)
+            tl.store(remaining + row, left)
+            if left > 0:
+                position = tl.load(positions + row) + 1
+                tl.store(tokens + row, token)
+                tl.store(positions + row, position)
+                tl.store(lengths + row, position + 1)
+                block = tl.load(blocks + row * M + position // {BLOCK})
+                tl.store(slots + row, block * {BLOCK} + position % {BLOCK})
 '''
 
 
@@ -148,6 +187,17 @@ PLAN = Plan(
     vocabulary=V,
     block_size=BLOCK,
 )
+
+_CHOICES = (
+    "tokens", "positions", "slots", "lengths", "blocks", "temperatures", "uniforms", "ends", "remaining", "made",
+    "chosen",
+)  # fmt: skip
+CHOOSING = dataclasses.replace(
+    PLAN,
+    kernels=(*PLAN.kernels, _kernel("choose_0", ("logits", "*fp32"), *_integers(*_CHOICES), ("M", "i32"))),
+    sampling=(_launch("choose_0", Extent("B"), Argument("logits"), *map(_step, _CHOICES), Argument("size", "M")),),
+)
+"""The same with the choice of tokens on the device; top-k, top-p and min-p are not looked at."""
 
 
 def weights() -> dict[str, np.ndarray]:

@@ -1,0 +1,51 @@
+"""What the token loop asks of a program that chooses tokens by itself, several before the host looks at them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from llmc.runtime.program import Program
+
+MOST_ENDS = 8
+"""A sequence with more end tokens than this is continued by the host."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A sequence all of whose tokens but the last are in the cache, and how its next ones are chosen."""
+
+    token: int
+    """Its last one."""
+    position: int
+    """Where that is, counted from 0."""
+    blocks: Sequence[int]
+    """Its block table, with room for all tokens that it may come to have."""
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    """See `llmc.runtime.sample.SamplingParams`."""
+    uniforms: npt.NDArray[np.float64]
+    """Numbers from 0 to 1, one for each token that may be chosen before the host looks; none at temperature 0."""
+    ends: tuple[int, ...]
+    """Tokens after which it ends, at most `MOST_ENDS`."""
+    remaining: int
+    """How many tokens it may still get, at least 1."""
+
+
+@runtime_checkable
+class Decoder(Program, Protocol):
+    """A program that can choose tokens."""
+
+    decode_steps: int
+    """Tokens that a sequence gets at a time; 0 if this program cannot choose."""
+
+    def decode(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+        """The next tokens of each sequence: `decode_steps`, fewer where it ends or may get no more.
+
+        They are chosen as `llmc.runtime.sample.Sampler` does from the same numbers. K and V of all but the last are in
+        the cache then. Raises NumericsGateFailed if logits are not numbers.
+        """

@@ -1,0 +1,152 @@
+"""Decode steps of GPU programs: recorded, padded, and several at a time with the tokens chosen on the device."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from support.interpreted_device import InterpretedDevice
+from support.tiny_gpu_program import BLOCK, CHOOSING, PLAN, TEXT, V, batch, expected, weights
+
+from llmc.errors import NumericsGateFailed
+from llmc.runtime.cuda.decode_graphs import STEPS
+from llmc.runtime.cuda.plan import Plan
+from llmc.runtime.cuda.program import GpuProgram
+from llmc.runtime.decoding import Continuation, Decoder
+from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.sample import SamplingParams
+from llmc.runtime.session import Session
+
+
+def make(plan: Plan, blocks: int = 8) -> tuple[GpuProgram, InterpretedDevice]:
+    device = InterpretedDevice(TEXT)
+    program = GpuProgram(plan, device, weights())
+    program.allocate(blocks, BLOCK)
+    return program, device
+
+
+def session(plan: Plan) -> tuple[Session, InterpretedDevice]:
+    program, device = make(plan)
+    facts = ModelFacts(V, eos_token_ids=(2,))
+    return Session(program, facts, Ranges(tokens=64, sequences=4, context=64), block_size=BLOCK), device
+
+
+def go_on(token: int, position: int, blocks: list[int], remaining: int = 100, ends: tuple[int, ...] = ()):
+    return Continuation(token, position, blocks, 0.0, 0, 1.0, 0.0, np.zeros(0), ends, remaining)
+
+
+def greedy(tokens: list[int], count: int) -> list[int]:
+    made = list(tokens)
+    for _ in range(count):
+        made.append(int(expected(made)[-1].argmax()))
+    return made[len(tokens) :]
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 3, 5])
+def test_batches_are_padded_to_the_next_recording(sequences: int) -> None:
+    program, device = make(PLAN)
+    prompts = [[token, 3] for token in range(sequences)]
+    program.step(batch(*((prompt, 0, [at]) for at, prompt in enumerate(prompts))))
+    for place in (2, 3):
+        logits = program.step(batch(*(([5], place, [at]) for at in range(sequences))))
+        prompts = [[*prompt, 5] for prompt in prompts]
+        np.testing.assert_array_equal(logits, np.stack([expected(prompt)[-1] for prompt in prompts]))
+    assert device.replays == 2
+
+
+def test_recordings_follow_memory_that_moves() -> None:
+    program, device = make(PLAN, blocks=24)
+    program.step(batch(([1], 0, [0])))
+    many = [([1, 2, 3] * 13, 0, [3 * at, 3 * at + 1, 3 * at + 2]) for at in range(7)]
+    program.step(batch(*many))  # a larger arena, more rows
+    np.testing.assert_array_equal(program.step(batch(([4], 0, [3]))), expected([4]))
+    program.allocate(20, BLOCK)
+    np.testing.assert_array_equal(program.step(batch(([4], 0, [18]))), expected([4]))
+    # a wider block table: columns beyond those of the recording
+    wide = program.step(batch(([4], 0, [*range(20), 1, 2])))
+    np.testing.assert_array_equal(wide, expected([4]))
+    assert device.replays == 4
+
+
+def test_padding_writes_no_block_of_a_sequence() -> None:
+    program, _ = make(PLAN, blocks=3)
+    tokens = [[1], [2], [3]]
+    program.step(batch(*((each, 0, [at]) for at, each in enumerate(tokens))))
+    for place, each in enumerate(tokens):
+        logits = program.step(batch(([6], 1, [place])))
+        np.testing.assert_array_equal(logits, expected([*each, 6])[-1:])
+
+
+def test_a_program_that_chooses_says_how_many_tokens_it_makes() -> None:
+    (without, _), (program, _) = make(PLAN), make(CHOOSING)
+    assert isinstance(program, Decoder)
+    assert (without.decode_steps, program.decode_steps) == (0, STEPS)
+
+
+def test_several_tokens_are_made_for_each_look_of_the_host() -> None:
+    program, device = make(CHOOSING)
+    program.step(batch(([1, 2, 3], 0, [0]), ([4], 0, [2])))
+    made = program.decode([go_on(5, 3, [0, 1]), go_on(6, 1, [2, 3])])
+    assert made == [greedy([1, 2, 3, 5], STEPS), greedy([4, 6], STEPS)]
+    assert device.replays == 1
+    # What was made is in the cache: two blocks of it, the second begun meanwhile.
+    rest = program.decode([go_on(made[0][-1], 3 + STEPS, [0, 1]), go_on(made[1][-1], 1 + STEPS, [2, 3])])
+    assert rest == [greedy([1, 2, 3, 5, *made[0]], STEPS), greedy([4, 6, *made[1]], STEPS)]
+
+
+def test_each_sequence_ends_by_itself() -> None:
+    program, device = make(CHOOSING)
+    all_tokens = greedy([1], STEPS)
+    end = next(token for token in all_tokens if token != all_tokens[0])
+    stopped = all_tokens[: all_tokens.index(end) + 1]
+    made = program.decode([go_on(1, 0, [0]), go_on(1, 0, [1], ends=(end,)), go_on(1, 0, [2], remaining=2)])
+    assert made == [all_tokens, stopped, all_tokens[:2]]
+    assert device.replays == 1
+    few = program.decode([go_on(1, 0, [0], remaining=3), go_on(1, 0, [1], remaining=1)])
+    assert few == [all_tokens[:3], all_tokens[:1]]
+    assert device.replays == 4, "no more steps than are needed"
+
+
+def test_logits_that_are_not_numbers_are_an_error() -> None:
+    broken = weights()
+    broken["scale"][...] = np.nan
+    program = GpuProgram(CHOOSING, InterpretedDevice(TEXT), broken)
+    program.allocate(2, BLOCK)
+    with pytest.raises(NumericsGateFailed, match="largest logit is not finite"):
+        program.decode([go_on(1, 0, [0])])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_new_tokens=21, ignore_eos=True),
+        SamplingParams(max_new_tokens=21),
+        SamplingParams(max_new_tokens=13, temperature=2000.0, seed=5, ignore_eos=True),
+        SamplingParams(max_new_tokens=5, temperature=500.0, seed=1),
+    ],
+)
+def test_a_session_makes_the_tokens_that_the_host_would_choose(params: SamplingParams) -> None:
+    prompts = [[1, 2, 3], [4], [5, 6, 0, 1]]
+    each = [dataclasses.replace(params, max_new_tokens=params.max_new_tokens + more) for more in (0, 3, 1)]
+    (host, _), (device, recorded) = session(PLAN), session(CHOOSING)
+    have, want = device.generate(prompts, each), host.generate(prompts, each)
+    for one, other in zip(have, want, strict=True):
+        assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
+    assert recorded.launches["choose_0"] > 0
+    assert device.blocks_in_use == 0
+
+
+def test_what_the_device_cannot_tell_is_chosen_on_the_host() -> None:
+    asked = SamplingParams(max_new_tokens=4, logprobs=2, ignore_eos=True)
+    penalised = SamplingParams(max_new_tokens=4, repetition_penalty=1.5, ignore_eos=True)
+    (model, device), (host, _) = session(CHOOSING), session(PLAN)
+    for params in (asked, penalised):
+        (have,), (want,) = model.generate([[1, 2]], params), host.generate([[1, 2]], params)
+        assert (have.token_ids, have.logprobs) == (want.token_ids, want.logprobs)
+    assert "choose_0" not in device.launches
+
+
+def test_the_stream_gives_tokens_of_all_prompts_in_turn() -> None:
+    model, _ = session(CHOOSING)
+    params = SamplingParams(max_new_tokens=4, ignore_eos=True)
+    order = [increment.index for increment in model.stream([[1], [2]], params)]
+    assert order == [0, 1] * 4
