@@ -7,7 +7,9 @@ import pytest
 
 pytest.importorskip("triton", reason="triton, which interprets kernels, is not installed")
 
-from support.triton_interpreter.launching import Launch, install, launch, load_kernels  # noqa: E402
-from support.triton_interpreter.races import RaceError  # noqa: E402
+from support.triton_interpreter.launching import Launch, install, launch, load_kernels
+from support.triton_interpreter.ptx import register_asm
+from support.triton_interpreter.ptx_text import PtxError
+from support.triton_interpreter.races import RaceError
 
-__all__ = ["Launch", "RaceError", "install", "launch", "load_kernels"]
+__all__ = ["Launch", "PtxError", "RaceError", "install", "launch", "load_kernels", "register_asm"]

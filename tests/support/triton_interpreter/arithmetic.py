@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
-from support.triton_interpreter.formats import Array, is_held_as_bits, narrow, to_integer, to_tf32, widen
+from support.triton_interpreter.formats import Array, fused, is_held_as_bits, narrow, to_integer, to_tf32, widen
 from support.triton_interpreter.values import Value
 from triton._C.libtriton import ir  # type: ignore[attr-defined]
 from triton.runtime import interpreter as stock
@@ -18,8 +18,25 @@ from triton.runtime import interpreter as stock
 Operation = Callable[..., Array]
 
 
-def _numpy_type(dtype: tl.dtype) -> np.dtype:
-    found: np.dtype = stock._get_np_dtype(dtype)
+_NUMPY_TYPES = {
+    "int1": np.dtype(np.bool_), **{f"fp{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "bf16": np.dtype(np.uint16), "fp8e4nv": np.dtype(np.uint8), "fp8e5": np.dtype(np.uint8),
+}  # fmt: skip
+
+
+def numpy_type(dtype: tl.dtype) -> np.dtype:
+    """The type of the arrays that hold a type's values, or addresses for pointers.
+
+    Raises:
+        NotImplementedError: the format has no model.
+    """
+    scalar = dtype.scalar
+    found = _NUMPY_TYPES.get(scalar.name)
+    if found is None:
+        if not scalar.is_ptr():
+            raise NotImplementedError(f"the format {scalar} has no model")
+        return np.dtype(np.uint64)
     return found
 
 
@@ -157,9 +174,8 @@ class Arithmetic(stock.InterpreterBuilder):  # type: ignore[misc]
     def create_fma(self, x: Value, y: Value, z: Value) -> Value:
         dtype = z.dtype.scalar
         if is_held_as_bits(dtype) or dtype == tl.float16:
-            # The product of two 11-bit mantissas is exact in float64 and the sum is rounded there far below the result.
-            a, b, c = (widen(value.data, value.dtype.scalar).astype(np.float64) for value in (x, y, z))
-            return Value(narrow((a * b + c).astype(np.float32), dtype), dtype)
+            operands = [widen(value.data, value.dtype.scalar) for value in (x, y, z)]
+            return Value(narrow(fused(*operands), dtype), dtype)
         made: Value = super().create_fma(x, y, z)
         return Value(made.data, dtype)
 
@@ -170,7 +186,7 @@ class Arithmetic(stock.InterpreterBuilder):  # type: ignore[misc]
     create_fp_ext = create_fp_trunc = cast_impl
 
     def create_int_cast(self, src: Value, dst_type: tl.dtype, is_signed: bool) -> Value:
-        return Value(src.data.astype(_numpy_type(dst_type)), dst_type.scalar)
+        return Value(src.data.astype(numpy_type(dst_type)), dst_type.scalar)
 
     def create_fp_to_fp(self, src: Value, dst_type: tl.dtype, rounding: Any) -> Value:
         toward_zero = rounding == ir.ROUNDING_MODE.RTZ
@@ -193,20 +209,13 @@ class Arithmetic(stock.InterpreterBuilder):  # type: ignore[misc]
     # Shapes. numpy's own helpers cost more than the work on blocks of this size.
 
     def create_splat(self, ret_ty: tl.dtype, arg: Value) -> Value:
-        made = np.empty(tuple(_sizes(ret_ty.shape)), dtype=arg.data.dtype)
-        made.fill(arg.data.item())
-        return Value(made, arg.dtype, arg.argument)
+        return Value(_spread(arg.data, tuple(_sizes(ret_ty.shape))), arg.dtype, arg.argument)
 
     def create_unsplat(self, arg: Value) -> Value:
         return Value(arg.data.reshape(-1)[:1], arg.dtype, arg.argument)
 
     def create_broadcast(self, arg: Value, shape: Sequence[int]) -> Value:
-        strides = [
-            0 if have == 1 != want else stride
-            for have, want, stride in zip(arg.data.shape, _sizes(shape), arg.data.strides, strict=True)
-        ]
-        view = np.lib.stride_tricks.as_strided(arg.data, tuple(_sizes(shape)), strides, writeable=False)
-        return Value(view, arg.dtype, arg.argument)
+        return Value(_spread(arg.data, tuple(_sizes(shape))), arg.dtype, arg.argument)
 
     def create_expand_dims(self, arg: Value, axis: int) -> Value:
         index = (slice(None),) * axis + (None,)
@@ -220,7 +229,7 @@ class Arithmetic(stock.InterpreterBuilder):  # type: ignore[misc]
 
     def create_bitcast(self, src: Value, dst_type: tl.dtype) -> Value:
         data = src.data if src.data.flags.c_contiguous else np.ascontiguousarray(src.data)
-        return Value(data.view(_numpy_type(dst_type)), dst_type.scalar, src.argument)
+        return Value(data.view(numpy_type(dst_type)), dst_type.scalar, src.argument)
 
     create_int_to_ptr = create_ptr_to_int = create_bitcast
 
@@ -245,14 +254,24 @@ def converted(data: Array, source: tl.dtype, target: tl.dtype, toward_zero: bool
         if is_held_as_bits(target) or target == tl.float16:
             wide = widen(data, source)
             return narrow(wide, target, toward_zero)
-        return widen(data, source).astype(_numpy_type(target), copy=False)
+        return widen(data, source).astype(numpy_type(target), copy=False)
     if source.is_floating() and target.is_int() and target != tl.int1:
         wide = widen(data, source) if is_held_as_bits(source) else data
-        into = _numpy_type(target)
+        into = numpy_type(target)
         # The GPU converts to 16 bits at least and keeps the low byte.
         through = np.dtype(f"{into.kind}{max(2, into.itemsize)}")
         return to_integer(wide, through).astype(into)
-    return data.astype(_numpy_type(target))
+    return data.astype(numpy_type(target))
+
+
+def _spread(data: Array, shape: tuple[int, ...]) -> Array:
+    """numpy.broadcast_to, whose checks cost more than the rest of most operations."""
+    if data.size == 1:
+        return np.ndarray(shape, data.dtype, np.ascontiguousarray(data), 0, (0,) * len(shape))
+    if not data.flags.c_contiguous:
+        return np.broadcast_to(data, shape)
+    strides = [0 if have == 1 else stride for have, stride in zip(data.shape, data.strides, strict=True)]
+    return np.ndarray(shape, data.dtype, data, 0, strides)
 
 
 def _sizes(shape: Any) -> list[int]:

@@ -49,7 +49,9 @@ def widen(data: Array, dtype: tl.dtype) -> Floats:
 
 
 def narrow(values: Array, dtype: tl.dtype, toward_zero: bool = False) -> Array:
-    """What `dtype` holds for float32 values: the nearest, ties to even, or with `toward_zero` the next towards zero."""
+    """What `dtype` holds for float32 or float64: the nearest, ties to even, or the next `toward_zero`."""
+    if values.dtype == np.float64:
+        values = _to_odd(values)
     if dtype.name == "bf16":
         return _to_bfloat16(values, toward_zero)
     if dtype.name in _SMALL:
@@ -95,6 +97,28 @@ def _to_half(values: Array, toward_zero: bool) -> Array:
         return nearest
     over = np.abs(nearest.astype(np.float64)) > np.abs(values.astype(np.float64))
     return np.where(over, np.nextafter(nearest, np.float16(0)), nearest)
+
+
+def _to_odd(values: Array) -> Floats:
+    """float64 to float32, inexact results with an odd mantissa: rounding further gives what rounding once would."""
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32) - (np.abs(nearest.astype(np.float64)) > np.abs(values))
+    inexact = (nearest.astype(np.float64) != values) & (values == values)
+    return (bits | inexact).astype(np.uint32).view(np.float32)
+
+
+def fused(a: Array, b: Array, c: Array) -> NDArray[np.float64]:
+    """a * b + c of 16-bit floats as float64, inexact results with an odd mantissa, so that `narrow` rounds once."""
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + addend
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    even = (total.view(np.uint64) & np.uint64(1)) == 0
+    inexact = (error != 0) & np.isfinite(error) & even
+    toward = np.where(error > 0, np.inf, -np.inf)
+    found: NDArray[np.float64] = np.where(inexact, np.nextafter(total, toward), total)
+    return found
 
 
 def to_integer(values: Array, dtype: np.dtype) -> Array:

@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 import types
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import triton.language as tl
-from support.triton_interpreter import reductions
-from support.triton_interpreter.memory import Argument, Memory
+from support.triton_interpreter import reductions, shortcuts
+from support.triton_interpreter.libdevice import Interpreter
+from support.triton_interpreter.memory import Argument
 from support.triton_interpreter.races import NOBODY, Races
 from support.triton_interpreter.values import Value
+from triton.language.extra import cuda, libdevice
 from triton.runtime import interpreter as stock
 
 Order = int | Literal["forward", "backward"] | None
@@ -29,7 +32,8 @@ Program = tuple[int, int, int]
 
 _written: dict[Any, set[str]] = {}
 """By kernel, the arguments that earlier launches found it to write."""
-_launches = 0
+_launches: Counter[str] = Counter()
+"""By test, how many launches have had a seed."""
 
 
 class Launch:
@@ -97,13 +101,13 @@ def install() -> None:
     """
     if not isinstance(tl.standard.sum, stock.InterpretedFunction):
         raise RuntimeError("TRITON_INTERPRET=1 was not set when triton was imported; tests/conftest.py sets it")
-    if isinstance(stock.interpreter_builder, Memory):
+    if isinstance(stock.interpreter_builder, Interpreter):
         return
-    builder = Memory()
+    builder = Interpreter()
     # Checks of integer overflow are computed but not looked at unless in debug mode.
     builder.options = stock.InterpreterOptions(sanitize_overflow=False)
     stock.interpreter_builder = builder
-    stock.interpreter_semantic.builder = builder
+    stock.interpreter_semantic = shortcuts.Semantic(builder)
     stock.TensorHandle = Value
     stock.InterpretedFunction.run = _run
     stock.InterpretedFunction.__call__ = _call
@@ -153,7 +157,6 @@ def launch(
     arguments = [Argument(key, value) for key, value in pairs]
     arguments += [Argument(f"reachable[{at}]", tensor) for at, tensor in enumerate(reachable)]
     by_name = {argument.name: argument for argument in arguments}
-    values = {key: value if key in constants else _value(value, by_name.get(key)) for key, value in bound.items()}
     sizes = _sizes(grid(bound) if callable(grid) else grid)
     programs, order = _ordered(sizes, order, name)
     builder = stock.interpreter_builder
@@ -162,6 +165,7 @@ def launch(
     builder.set_grid_dim(*sizes)
     function = _function(kernel)
     with _language(), np.errstate(all="ignore"):
+        values = {key: value if key in constants else _value(value, by_name.get(key)) for key, value in bound.items()}
         try:
             for program in programs:
                 builder.grid_idx = program
@@ -212,16 +216,21 @@ def _sizes(grid: Any) -> Program:
 def _ordered(sizes: Program, order: Order, kernel: str) -> tuple[list[Program], Order]:
     programs = [(x, y, z) for x in range(sizes[0]) for y in range(sizes[1]) for z in range(sizes[2])]
     if order is None:
-        global _launches
-        _launches += 1
-        test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
-        order = int.from_bytes(hashlib.sha256(f"{test} {kernel} {sizes}".encode()).digest()[:4], "big")
-        print(f"{kernel}: {len(programs)} programs, order={order}")
+        order = _seed()
+        if len(programs) > 1:
+            print(f"{kernel}: {len(programs)} programs, order={order}")
     if order == "backward":
         programs.reverse()
     elif order != "forward":
         random.Random(order).shuffle(programs)
     return programs, order
+
+
+def _seed() -> int:
+    """A seed that depends on the running test and counts its launches, so that a test alone repeats what it did."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" (")[0]
+    _launches[test] += 1
+    return int.from_bytes(hashlib.sha256(f"{test} {_launches[test]}".encode()).digest()[:4], "big")
 
 
 @functools.cache
@@ -261,20 +270,21 @@ class _Recorded:
 def _replacements() -> list[tuple[Any, str, Any, Any]]:
     """Names of the language that work on the interpreter while a kernel runs: owner, name, old value, new value."""
     noted = _Recorded()
-    generic, cuda = tl.extra.libdevice, tl.extra.cuda
     owners = [tl, tl.core, tl.math, tl.core.tensor, tl.core.tensor_descriptor_base, cuda, cuda.libdevice, cuda.gdc]
     for owner in [*owners, cuda.utils]:
         for name, member in inspect.getmembers(owner):
             if tl.core.is_builtin(member):
                 noted.set_attr(owner, name, _with_semantic(member))
     for name, member in inspect.getmembers(cuda.libdevice):
-        if tl.core.is_builtin(member) and hasattr(generic, name):
-            noted.set_attr(generic, name, _with_semantic(member))
+        if tl.core.is_builtin(member) and hasattr(libdevice, name):
+            noted.set_attr(libdevice, name, _with_semantic(member))
     for language in (tl, tl.core):
         stock._patch_lang_tensor(language.tensor, noted)
         stock._patch_lang_core(language, noted)
         noted.set_attr(language, "reduce", reductions.reduce)
         noted.set_attr(language, "associative_scan", reductions.associative_scan)
+    for owner, name, value in shortcuts.REPLACED:
+        noted.set_attr(owner, name, value)
     missing = object()
     return [
         (owner, name, owner.__dict__.get(name, getattr(owner, name, missing)), value)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import triton.language as tl
 from numpy.typing import NDArray
-from support.triton_interpreter.arithmetic import Arithmetic, _numpy_type
+from support.triton_interpreter.arithmetic import Arithmetic, numpy_type
 from support.triton_interpreter.formats import Array, narrow, widen
 from support.triton_interpreter.races import Races
 from support.triton_interpreter.values import Value
@@ -73,7 +73,7 @@ class Memory(Arithmetic):
         Raises:
             IndexError: one lies outside its argument, or outside all where its origin is unknown; or is not aligned.
         """
-        dtype = _numpy_type(ptr.get_element_ty())
+        dtype = numpy_type(ptr.get_element_ty())
         low, high = int(addresses.min()), int(addresses.max())
         if ptr.argument is not None:
             return [(..., self._access(ptr.argument, addresses, low, high, dtype, what))]
@@ -133,7 +133,7 @@ class Memory(Arithmetic):
 
     def _load(self, ptr: Value, mask: NDArray[np.bool_] | None, other: Value | None) -> Value:
         element = ptr.get_element_ty()
-        dtype = _numpy_type(element)
+        dtype = numpy_type(element)
         if mask is None:
             found = self._read(ptr, ptr.data, dtype)
             return Value(found, element)
@@ -164,7 +164,7 @@ class Memory(Arithmetic):
             self._store(ptrs, value, np.broadcast_to(mask.data, ptrs.data.shape))
 
     def _store(self, ptr: Value, value: Value, mask: NDArray[np.bool_] | None) -> None:
-        dtype = _numpy_type(ptr.get_element_ty())
+        dtype = numpy_type(ptr.get_element_ty())
         addresses = ptr.data if mask is None else ptr.data[mask]
         data = np.broadcast_to(value.data, ptr.data.shape)
         data = (data if mask is None else data[mask]).astype(dtype, copy=False)
@@ -194,7 +194,7 @@ class Memory(Arithmetic):
         return self._atomic(ptr, np.True_, Value(pairs, val.dtype), sem, update)
 
     def create_atomic_load(self, ptr: Value, mask: Value, sem: Any, scope: Any) -> Value:
-        zeros = Value(np.zeros(ptr.data.shape, _numpy_type(ptr.get_element_ty())), ptr.get_element_ty())
+        zeros = Value(np.zeros(ptr.data.shape, numpy_type(ptr.get_element_ty())), ptr.get_element_ty())
         return self._atomic(ptr, mask.data, zeros, sem, lambda old, new: old)
 
     def create_atomic_store(self, ptr: Value, val: Value, mask: Value, sem: Any, scope: Any) -> None:
@@ -212,7 +212,7 @@ class Memory(Arithmetic):
 
     def _atomic(self, ptr: Value, mask: Any, val: Value, sem: Any, update: Callable[..., Array]) -> Value:
         element = ptr.get_element_ty()
-        dtype = _numpy_type(element)
+        dtype = numpy_type(element)
         addresses = ptr.data.reshape(-1)
         values = np.broadcast_to(val.data, ptr.data.shape).reshape(-1)
         chosen = np.flatnonzero(np.broadcast_to(mask, ptr.data.shape))
@@ -252,7 +252,7 @@ def _combined(combine: Callable[..., Array], old: Array, new: Array, dtype: tl.d
 
 def _poison(shape: tuple[int, ...], element: tl.dtype) -> Array:
     """What lanes that were not loaded hold: NaN, or for integers a pattern that is no small number."""
-    dtype = _numpy_type(element)
+    dtype = numpy_type(element)
     if element.name in _POISON:
         return np.full(shape, _POISON[element.name], dtype)
     if dtype.kind == "f":

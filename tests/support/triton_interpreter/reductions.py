@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
-from support.triton_interpreter.arithmetic import _numpy_type
+from support.triton_interpreter.arithmetic import numpy_type
 from support.triton_interpreter.formats import Array, is_held_as_bits
 from support.triton_interpreter.values import Value
 
@@ -117,9 +117,9 @@ def _combined(combine_fn: Any, left: Sequence[Array], right: Sequence[Array], ty
 
 def _tensor(array: Array, dtype: tl.dtype) -> tl.tensor:
     if array.ndim == 0:
-        return tl.tensor(Value(array.reshape(1).astype(_numpy_type(dtype), copy=False), dtype), dtype)
+        return tl.tensor(Value(array.reshape(1).astype(numpy_type(dtype), copy=False), dtype), dtype)
     kind = tl.block_type(dtype, list(array.shape))
-    return tl.tensor(Value(array.astype(_numpy_type(dtype), copy=False), dtype), kind)
+    return tl.tensor(Value(array.astype(numpy_type(dtype), copy=False), dtype), kind)
 
 
 def _plain(value: Any) -> Any:
