@@ -1,0 +1,108 @@
+"""How one attention is laid out over programs: rows and keys of a tile, warps, stages, splits of the keys."""
+
+from dataclasses import dataclass
+
+from llmc.codegen.regions import Attention
+from llmc.codegen.target import Target
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of an element of the cache."""
+LEAST_KEYS = 128
+"""Keys that are worth a program of their own."""
+MOST_SPLITS = 64
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes that all kernels of an attention share."""
+
+    group: int
+    """Query heads of a key head."""
+    parts: int
+    """Programs that a key head's query heads are divided over."""
+    heads: int
+    """Query heads of a program, but for the last part, which may have fewer."""
+    key_width: int
+    """Elements of keys and queries in a tile: a power of two, as are all sides of tiles."""
+    value_width: int
+    element: int
+    """Bytes of an element of the cache."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether products are of fp32 numbers."""
+        return self.element == 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program works on at a time."""
+
+    rows: int
+    """Query heads times tokens."""
+    keys: int
+    warps: int
+    stages: int
+    """Blocks of keys in flight, and the one at work."""
+
+
+def attention_shape(region: Attention, dtype: str, most_heads: int) -> AttentionShape:
+    """The sizes of a region whose cache is of a dtype, if a program takes up to so many query heads of a key head."""
+    group = region.heads // region.key_heads
+    parts = -(-group // most_heads)
+    widths = (max(16, power_of_two(size)) for size in (region.key_size, region.value_size))
+    return AttentionShape(group, parts, -(-group // parts), *widths, BYTES[dtype])
+
+
+def decode_tile(shape: AttentionShape, target: Target) -> Tile:
+    """The tile of one token's query heads."""
+    block = 64 * (shape.key_width + shape.value_width) * shape.element
+    return _fitting(shape, 16, 64, 4, min(5, 2 + -(-(32 << 10) // block)), target)
+
+
+def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
+    """The tile of several tokens' query heads."""
+    if shape.exact:
+        return _fitting(shape, max(32, power_of_two(shape.heads)), 32, 4, 2, target)
+    widest = max(shape.key_width, shape.value_width)
+    return _fitting(shape, 128 if widest <= 128 else 64, 64, 8 if widest <= 128 else 4, 3, target)
+
+
+def _fitting(shape: AttentionShape, rows: int, keys: int, warps: int, stages: int, target: Target) -> Tile:
+    """A tile with fewer stages, then fewer keys, where shared memory does not hold it."""
+    block = (shape.key_width + shape.value_width) * shape.element
+    queries = rows * shape.key_width * shape.element
+    limit = SHARED_BYTES[target.level]
+    while stages > 2 and queries + (stages - 1) * keys * block > limit:
+        stages -= 1
+    while keys > 64 and queries + (stages - 1) * keys * block > limit:
+        keys //= 2
+    return Tile(rows, keys, warps, stages)
+
+
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+"""Shared memory that a program can have, by level."""
+
+
+def split_counts(programs: int, target: Target) -> list[tuple[int, int | None, int]]:
+    """How many programs divide the keys of a sequence, for a number of sequences: (least, most or None, splits).
+
+    programs: of one sequence without splits. The fewer sequences, the more splits: together they fill the cores twice.
+    """
+    ranges: list[tuple[int, int | None, int]] = []
+    sequences = 1
+    while True:
+        splits = min(MOST_SPLITS, max(1, target.cores * 2 // (programs * sequences)))
+        splits = 1 << (splits.bit_length() - 1)
+        if ranges and ranges[-1][2] == splits:
+            ranges[-1] = ranges[-1][0], sequences, splits
+        else:
+            ranges.append((sequences, sequences, splits))
+        if splits == 1:
+            return [*ranges[:-1], (ranges[-1][0], None, 1)]
+        sequences += 1
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << (size - 1).bit_length()

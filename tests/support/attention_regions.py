@@ -1,0 +1,161 @@
+"""Attention regions made by hand and run by the interpreter: sequences with a paged cache, taken step by step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from support.triton_interpreter import launch, load_kernels
+
+import llmc.ir.masked_attention  # noqa: F401
+from llmc.codegen.layout import Buffer, View, fresh
+from llmc.codegen.regions import Attention
+from llmc.codegen.select import Crossovers
+from llmc.codegen.target import Target
+from llmc.codegen.triton.context import Context
+from llmc.codegen.triton.emit_attention import emit_attention
+from llmc.codegen.triton.kernel import Ref, module_text
+from llmc.runtime.program import CacheSpec
+
+BLOCK_SIZE = 128
+ELEMENTS = {"*fp32": torch.float32, "*i32": torch.int32}
+FORMATS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "u8"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention."""
+
+    heads: int = 4
+    key_heads: int = 2
+    key_size: int = 16
+    value_size: int = 16
+    dtype: torch.dtype = torch.bfloat16
+    mask: str = "k <= q"
+    bias: str = "0"
+    softcap: float = 0.0
+    sinks: torch.Tensor | None = None
+    tables: tuple[torch.Tensor, ...] = ()
+    target: str = "sm_90"
+    scale: float = 0.25
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding of the weights may do, as a fraction of the greatest value; fp32 is off by sums' order."""
+        return {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}[self.dtype]
+
+    def region(self) -> Attention:
+        def weight(name: str, value: torch.Tensor) -> View:
+            return fresh(Buffer(9, name, "", value.numel(), FORMATS[value.dtype], "weight"), tuple(value.shape))
+
+        query = Buffer(0, "query", "T", self.heads * self.key_size, "f32", "arena")
+        output = Buffer(1, "output", "T", self.heads * self.value_size, "f32", "arena")
+        return Attention(
+            "attention", "", 0, self.heads, self.key_heads, self.key_size, self.value_size,
+            fresh(query, (None, self.heads, self.key_size)), fresh(output, (None, self.heads, self.value_size)),
+            None if self.sinks is None else weight("sinks", self.sinks),
+            tuple(weight(f"table_{number}", table) for number, table in enumerate(self.tables)),
+            self.mask, self.bias, self.scale, self.softcap, (),
+        )  # fmt: skip
+
+
+@dataclass
+class Sequences:
+    """Some sequences with random queries, keys and values, and a cache of theirs that is filled step by step."""
+
+    case: Case
+    lengths: Sequence[int]
+    splits: int | None = None
+    """Programs that divide the keys of a sequence in decode steps, other than the target's."""
+    done: list[int] = field(default_factory=list)
+    launches: list[str] = field(default_factory=list)
+    """Kernels that ran, in order."""
+
+    def __post_init__(self) -> None:
+        case, made = self.case, np.random.default_rng(sum(self.lengths))
+        self.done = [0] * len(self.lengths)
+        widths = ((case.heads, case.key_size), (case.key_heads, case.key_size), (case.key_heads, case.value_size))
+        self.data = [[made.standard_normal((n, *w)).astype(np.float32) for w in widths] for n in self.lengths]
+        for queries, _, _ in self.data:
+            queries[:] = self._exact(torch.tensor(queries)).numpy()
+        used = [-(-length // BLOCK_SIZE) for length in self.lengths]
+        places = iter(made.permutation(sum(used) + 1))
+        self.blocks = np.zeros((len(used), max(used)), np.int64)
+        for row, count in enumerate(used):
+            self.blocks[row, :count] = [next(places) for _ in range(count)]
+        # What was never written is NaN, in the layouts of the reference [block, token, head] and of the kernels.
+        self.caches = [
+            torch.full((sum(used) + 1, BLOCK_SIZE, case.key_heads, size), torch.nan, dtype=case.dtype)
+            for size in (case.key_size, case.value_size)
+        ]
+        spec = CacheSpec(case.key_heads, case.key_size, case.value_size, str(case.dtype).removeprefix("torch."))
+        context = Context(Target.preset(case.target), Crossovers(), (spec,), BLOCK_SIZE, 100)
+        self.drafts = emit_attention(case.region(), context)
+        self.module = load_kernels(module_text({d.kernel.kind: d.kernel for d in self.drafts}, "Attention."))
+        self.workspaces = {w.name: torch.zeros(w.bytes // 4) for w in context.workspaces.values()}
+
+    def _exact(self, queries: torch.Tensor) -> torch.Tensor:
+        """Queries that the kernel does not round: a low-precision number over the factor that it multiplies them by."""
+        case = self.case
+        factor = case.scale * 1.4426950408889634 * (2 / case.softcap if case.softcap else 1)
+        return (queries.double() * factor).to(case.dtype).double().div(factor).float()
+
+    def step(self, counts: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Take so many tokens of each sequence: what the kernels make of them, and what the definition does."""
+        case = self.case
+        spans = [(begin, begin + count) for begin, count in zip(self.done, counts, strict=True)]
+        self.done = [end for _, end in spans]
+        positions = np.concatenate([np.arange(*span) for span in spans])
+        owner = np.repeat(np.arange(len(counts)), counts)
+        arrays = {
+            "positions": positions,
+            "slots": self.blocks[owner, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE,
+            "starts": np.concatenate([[0], np.cumsum(counts)]),
+            "lengths": np.array(self.done),
+            "blocks": self.blocks,
+        }
+        step = {name: torch.tensor(array) for name, array in arrays.items()}
+        q, k, v = (
+            torch.tensor(np.concatenate([made[i][slice(*span)] for made, span in zip(self.data, spans, strict=True)]))
+            for i in range(3)
+        )
+        wanted = torch.ops.llmc.cached_attention(
+            q, k, v, *self.caches, *step.values(), case.sinks, list(case.tables), case.mask, case.bias, case.scale,
+            case.softcap,
+        )  # fmt: skip
+        output = torch.full((len(positions), case.heads, case.value_size), torch.nan)
+        self._run(step, q, output)
+        return output.numpy(), wanted.numpy()
+
+    def _run(self, step: dict[str, torch.Tensor], q: torch.Tensor, output: torch.Tensor) -> None:
+        sizes = {"T": len(q), "B": len(step["lengths"]), "R": 0, "M": step["blocks"].shape[1]}
+        paged = [cache.transpose(1, 2).contiguous() for cache in self.caches]
+
+        def argument(ref: Ref, type: str) -> object:
+            if ref.buffer is not None:
+                return q if ref.buffer.key == 0 else output
+            found = ref.argument
+            assert found is not None
+            if found.kind == "size":
+                return sizes[found.name]
+            if found.kind == "cache":
+                return paged["kv".index(found.name)]
+            if found.kind == "workspace":
+                return self.workspaces[found.name].view(ELEMENTS[type])
+            if found.kind == "weight":
+                named = {f"table_{number}": table for number, table in enumerate(self.case.tables)}
+                value = named.get(found.name, self.case.sinks)
+                assert value is not None
+                return value.to(torch.uint8) if value.dtype == torch.bool else value
+            return step[found.name]
+
+        (draft,) = (draft for draft in self.drafts if draft.when.holds(sizes))
+        grid = [extent.at(sizes) for extent in draft.grid]
+        if self.splits is not None and draft.kernel.kind == "attention_decode":
+            grid[1] = self.splits
+        kinds = (kind for _, kind in draft.kernel.parameters)
+        arguments = [argument(ref, kind) for ref, kind in zip(draft.kernel.refs, kinds, strict=True)]
+        done = launch(getattr(self.module, draft.kernel.kind), grid, *arguments)
+        done.assert_written_once(output)
+        self.launches.append(draft.kernel.kind)
