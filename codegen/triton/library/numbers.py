@@ -87,8 +87,8 @@ def softplus(x):
 
 @triton.jit
 def power(x, y):
-    """x to the power of y, of which one may be a constant; NaN for x below 0 unless y is whole."""
-    exponent = y + tl.zeros_like(x).to(tl.float64)
+    """x to the power of y; NaN for x below 0 unless y is whole."""
+    exponent = y.to(tl.float64)
     base = tl.abs(x).to(tl.float64)
     # 0 and infinity take care of themselves but where they meet a y of 0
     size = tl.exp2(exponent * tl.log2(base))
@@ -102,9 +102,9 @@ def power(x, y):
 
 @triton.jit
 def remainder(x, y):
-    """The remainder of numbers with the sign of the divisor, one of which may be a constant."""
-    wide = x.to(tl.float64)
-    return (wide - y * tl.floor(wide / y)).to(tl.float32)
+    """The remainder of numbers, with the sign of the divisor."""
+    wide, divisor = x.to(tl.float64), y.to(tl.float64)
+    return (wide - divisor * tl.floor(wide / divisor)).to(tl.float32)
 
 
 @triton.jit
