@@ -18,7 +18,8 @@ zero in eighths of a step keeps the grids of files that store a minimum, which w
 Padding computes nothing: scale 0, and the level of 0 (int8: 128, int6: 32).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ from llmc.ir.packed_int6 import int6_format
 from llmc.ir.packed_integers import decode_int4m, decode_int8, encode_int4m, encode_int8
 from llmc.ir.packed_layout import GROUP, TILE, PackedFormat, Part, padded_columns, tile_count
 
-_CHUNK_ELEMENTS = 1 << 19
-"""Elements packed at once: 2 MiB of float32, so that the temporaries stay in the cache."""
+_CHUNK_ELEMENTS = 1 << 18
+"""Elements packed at once: 1 MiB of float32, so that the temporaries stay in the cache."""
 
 
 _BYTES = Part((GROUP // 4, TILE, 4), torch.uint8)
@@ -73,7 +74,7 @@ def format_named(name: str) -> PackedFormat:
 def pack(weight: Tensor, format: str) -> list[Tensor]:
     """The parts of a weight [N, K], or of experts [E, N, K], each of which begins with a tile of its own.
 
-    Temporary memory is a few MiB: rows are converted some tiles at a time.
+    Temporary memory is a few MiB a thread: rows are converted some tiles at a time, by as many threads as torch uses.
     """
     chosen = format_named(format)
     experts = weight if weight.dim() == 3 else weight.unsqueeze(0)
@@ -81,16 +82,37 @@ def pack(weight: Tensor, format: str) -> list[Tensor]:
     tiles, width = tile_count(rows), padded_columns(columns)
     made = [torch.empty(part.shape(count * tiles, columns), dtype=part.dtype) for part in chosen.parts.values()]
     step = max(1, _CHUNK_ELEMENTS // (TILE * max(width, 1)))
-    for expert in range(count):
-        for start in range(0, tiles, step):
-            stop = min(start + step, tiles)
-            values = torch.zeros((stop - start) * TILE, width)
-            given = experts[expert, start * TILE : stop * TILE]
-            values[: given.shape[0], :columns] = given
-            encoded = chosen.encode(values.unflatten(0, (-1, TILE)), columns)
-            for part, piece in zip(made, encoded, strict=True):
-                part[expert * tiles + start : expert * tiles + stop] = piece
+
+    @torch.no_grad()
+    def convert(place: tuple[int, int]) -> None:
+        expert, start = place
+        stop = min(start + step, tiles)
+        values = torch.zeros((stop - start) * TILE, width)
+        given = experts[expert, start * TILE : stop * TILE]
+        values[: given.shape[0], :columns] = given
+        encoded = chosen.encode(values.unflatten(0, (-1, TILE)), columns)
+        for part, piece in zip(made, encoded, strict=True):
+            part[expert * tiles + start : expert * tiles + stop] = piece
+
+    _each(convert, [(expert, start) for expert in range(count) for start in range(0, tiles, step)])
     return made
+
+
+def _each(work: Callable[[tuple[int, int]], None], places: list[tuple[int, int]]) -> None:
+    """Call `work` for every place, on as many threads as torch uses, each of which then computes alone."""
+    threads = min(torch.get_num_threads(), len(places))
+    if threads < 2:
+        for place in places:
+            work(place)
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # what threads that are started from here on take over
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, places):
+                pass
+    finally:
+        torch.set_num_threads(before)
 
 
 def unpack(parts: Sequence[Tensor], format: str, n: int, k: int) -> Tensor:

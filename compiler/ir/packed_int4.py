@@ -10,7 +10,9 @@ from llmc.ir.packed_layout import (
     TILE,
     PackedFormat,
     Part,
+    columns_first,
     inverse,
+    rows_first,
     tile_groups,
     tile_levels,
     to_half,
@@ -20,8 +22,11 @@ from llmc.ir.packed_layout import (
 LEVELS = Part((1, 4, TILE, 4), torch.uint8)
 """The part that holds the levels."""
 
-_SHRINK = ((1.0, 1.0), (1.0, 0.9), (0.9, 1.0), (0.9, 0.9))
+_SHRINK = ((1.0, 1.0), (1.0, 0.94), (0.94, 1.0), (0.94, 0.94))
 """What the ends of the range of a group are tried at: cutting off a few values can round all the others better."""
+
+_FITS = 2
+"""How often the best grid so far is fitted to the values that it rounds alike."""
 
 
 def int4_format(columns: int) -> PackedFormat:
@@ -36,54 +41,62 @@ def int4_format(columns: int) -> PackedFormat:
 
 def _encoder(shared: int) -> Callable[[Tensor, int], list[Tensor]]:
     def encode(rows: Tensor, columns: int) -> list[Tensor]:
-        width = rows.shape[-1]
-        groups = torch.nn.functional.pad(rows, (0, -width % shared)).unflatten(-1, (-1, shared))
-        low, high = groups.amin(-1).clamp_(max=0), groups.amax(-1).clamp_(min=0)
-        q, step, zero, error = _trial(groups, high - low, low)
-        for below, above in _SHRINK[1:]:
-            trial = _trial(groups, high * above - low * below, low * below)
-            q, step, zero, error = _better((q, step, zero, error), trial)
-        q, step, zero, error = _better((q, step, zero, error), _trial(groups, *_fitted(groups, q)))
-        levels = q.flatten(2)[:, :, :width]
+        x = columns_first(rows, shared)
+        step, zero = _search(x)
+        levels = rows_first(_rounded(x, step, zero, torch.empty_like(x)).to(torch.uint8), rows)
         levels[:, :, columns:] = 0
+        sizes = rows.shape[0], TILE, -1
         return [
             tile_levels(levels.unflatten(-1, (-1, GROUP))),
-            tile_groups(step.half()),
-            tile_groups(zero.to(torch.uint8)),
+            tile_groups(step.half().view(sizes)),
+            tile_groups(zero.to(torch.uint8).view(sizes)),
         ]
 
     return encode
 
 
-_Trial = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Levels [..., columns], and for each group the step, the zero, and the sum of squared errors."""
+def _search(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The step and the zero [n] of the grid with the least squared error that was found for each column of x [C, n]."""
+    low, high, total = x.amin(0).clamp_(max=0), x.amax(0).clamp_(min=0), x.sum(0)
+    q, scratch = torch.empty_like(x), torch.empty_like(x)
+    best = _trial(x, high - low, low, q, scratch)
+    for below, above in _SHRINK[1:]:
+        best = _better(best, _trial(x, high * above - low * below, low * below, q, scratch))
+    for _ in range(_FITS):
+        _rounded(x, best[0], best[1], q)
+        best = _better(best, _trial(x, *_fitted(x, q, total, scratch), q, scratch))
+    return best[0], best[1]
 
 
-def _trial(groups: Tensor, span: Tensor, low: Tensor) -> _Trial:
-    """Round groups [..., columns] to the 16 levels that begin at `low` and reach over `span`."""
+_Trial = tuple[Tensor, Tensor, Tensor]
+"""The step, the zero, and the sum of squared errors of each group, [n]."""
+
+
+def _trial(x: Tensor, span: Tensor, low: Tensor, q: Tensor, scratch: Tensor) -> _Trial:
+    """Try the 16 levels that begin at `low` and reach over `span`. q and scratch are overwritten."""
     step = to_half(span / 15)
-    per_step = inverse(step)
-    zero = (low * per_step * -8).round_().clamp_(0, 120)
-    q = (groups * per_step[..., None]).add_((zero / 8)[..., None]).round_().clamp_(0, 15)
-    error = (q * 8).sub_(zero[..., None]).mul_((step / 8)[..., None]).sub_(groups).square_().sum(-1)
-    return q, step, zero, error
+    zero = (low * inverse(step) * -8).round_().clamp_(0, 120)
+    _rounded(x, step, zero, q)
+    return step, zero, torch.mul(q, step, out=scratch).sub_(x).sub_(zero * step / 8).square_().sum(0)
+
+
+def _rounded(x: Tensor, step: Tensor, zero: Tensor, q: Tensor) -> Tensor:
+    """The levels of x, written to q."""
+    return torch.mul(x, inverse(step), out=q).add_(zero / 8).round_().clamp_(0, 15)
 
 
 def _better(one: _Trial, other: _Trial) -> _Trial:
     """Group by group the trial with the smaller error, the first when equal."""
-    wins = other[3] < one[3]
-    q, step, zero, error = (
-        torch.where(wins[..., None] if new.dim() > wins.dim() else wins, new, old)
-        for old, new in zip(one, other, strict=True)
-    )
-    return q, step, zero, error
+    wins = other[2] < one[2]
+    step, zero, error = (torch.where(wins, new, old) for old, new in zip(one, other, strict=True))
+    return step, zero, error
 
 
-def _fitted(groups: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """The span and the low end of the grid that is nearest to each group when its levels are `q`: a linear fit."""
-    count = groups.shape[-1]
-    total, product, sum_q = groups.sum(-1), (groups * q).sum(-1), q.sum(-1)
-    spread = count * q.square().sum(-1) - sum_q.square()
+def _fitted(x: Tensor, q: Tensor, total: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """The span and the low end of the grid that is nearest to x when its levels are q: a linear fit."""
+    count = x.shape[0]
+    sum_q, product = q.sum(0), torch.mul(x, q, out=scratch).sum(0)
+    spread = count * torch.mul(q, q, out=scratch).sum(0) - sum_q.square()
     step = torch.where(spread > 0, (count * product - sum_q * total) / spread, 0.0).clamp_(min=0)
     return step * 15, (total - step * sum_q) / count
 

@@ -10,15 +10,20 @@ from llmc.ir.packed_layout import (
     TILE,
     PackedFormat,
     Part,
+    columns_first,
     inverse,
+    rows_first,
     tile_groups,
     tile_levels,
     to_half,
     untile_levels,
 )
 
-_SHRINK = (1.0, 0.96, 0.92)
+_SHRINK = (1.0, 0.98, 0.95)
 """What the largest magnitude of a group is tried at: cutting off one value can round all the others better."""
+
+_FITS = 2
+"""How often the best scale so far is fitted to the values that it rounds alike."""
 
 
 def int6_format() -> PackedFormat:
@@ -28,31 +33,48 @@ def int6_format() -> PackedFormat:
 
 
 def _encode(rows: Tensor, columns: int) -> list[Tensor]:
-    groups = rows.unflatten(-1, (-1, GROUP))
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    best, error = _trial(groups, largest / -32)
-    for part in _SHRINK:
-        for scale in (largest * (part / -32), largest * (part / 31)):
-            first, _ = _trial(groups, scale)
-            q = _rounded(groups, first)
-            fitted = (q * groups).sum(-1) / q.square().sum(-1).clamp(min=1)
-            for trial in (_trial(groups, scale), _trial(groups, fitted)):
-                wins = trial[1] < error
-                best, error = torch.where(wins, trial[0], best), torch.where(wins, trial[1], error)
-    q = _rounded(groups, best).add_(32).to(torch.uint8)
+    x = columns_first(rows, GROUP)
+    scale = _search(x)
+    levels = rows_first(_rounded(x, scale, torch.empty_like(x)).add_(32).to(torch.uint8), rows)
+    q = levels.unflatten(-1, (-1, GROUP))
     low, high = tile_levels(q & 15), (q >> 4).unflatten(-1, (2, 4, 4))  # [NT, 16, G, 2, j, i]
     pairs = high[..., 0, :] | high[..., 1, :] << 2 | high[..., 2, :] << 4 | high[..., 3, :] << 6
-    return [torch.cat((low, pairs.permute(0, 2, 3, 1, 4)), dim=2), tile_groups(best.half())]
+    quants = torch.cat((low, pairs.permute(0, 2, 3, 1, 4)), dim=2)
+    return [quants, tile_groups(scale.half().view(rows.shape[0], TILE, -1))]
 
 
-def _rounded(groups: Tensor, scale: Tensor) -> Tensor:
-    return (groups * inverse(scale)[..., None]).round_().clamp_(-32, 31)
+def _search(x: Tensor) -> Tensor:
+    """The scale [n] with the least squared error that was found for each column of x [C, n]."""
+    low, high = x.amin(0), x.amax(0)
+    largest = torch.where(high > -low, high, low)
+    q, scratch = torch.empty_like(x), torch.empty_like(x)
+    best = _trial(x, largest / -32, q, scratch)
+    for part in _SHRINK:
+        for scale in (largest * (part / -32), largest * (part / 31)):
+            best = _better(best, _trial(x, scale, q, scratch))
+    for _ in range(_FITS):
+        _rounded(x, best[0], q)
+        product = torch.mul(x, q, out=scratch).sum(0)
+        fitted = product / torch.mul(q, q, out=scratch).sum(0).clamp_(min=1)
+        best = _better(best, _trial(x, fitted, q, scratch))
+    return best[0]
 
 
-def _trial(groups: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """A scale as it is stored, and the sum of squared errors of each group with it."""
+def _trial(x: Tensor, scale: Tensor, q: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """A scale as it is stored, and the sum of squared errors with it, [n]. q and scratch are overwritten."""
     stored = to_half(scale)
-    return stored, _rounded(groups, stored).mul_(stored[..., None]).sub_(groups).square_().sum(-1)
+    return stored, torch.mul(_rounded(x, stored, q), stored, out=scratch).sub_(x).square_().sum(0)
+
+
+def _rounded(x: Tensor, scale: Tensor, q: Tensor) -> Tensor:
+    """The levels of x, written to q."""
+    return torch.mul(x, inverse(scale), out=q).round_().clamp_(-32, 31)
+
+
+def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Group by group the trial with the smaller error, the first when equal."""
+    wins = other[1] < one[1]
+    return torch.where(wins, other[0], one[0]), torch.where(wins, other[1], one[1])
 
 
 def _decode(parts: Sequence[Tensor]) -> Tensor:

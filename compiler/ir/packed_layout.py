@@ -95,6 +95,21 @@ def tile_groups(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
+def columns_first(rows: Tensor, shared: int) -> Tensor:
+    """Groups of `shared` columns side by side, [NT, 16, K] -> [shared, NT · 16 · groups].
+
+    What is done to each group alike is then done to whole vectors of groups. The last group of a row is filled up with
+    zeros.
+    """
+    filled = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % shared))
+    return filled.reshape(-1, shared).t().contiguous()
+
+
+def rows_first(groups: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `columns_first`, for rows of the shape of `like`."""
+    return groups.t().reshape(*like.shape[:2], -1)[..., : like.shape[-1]]
+
+
 def to_half(x: Tensor) -> Tensor:
     """x as the nearest number that a half holds, in float32."""
     return x.clamp(-_HALF_MAX, _HALF_MAX).half().float()

@@ -99,6 +99,51 @@ def test_integers_lie_where_the_layout_says() -> None:
         assert scales[1, :, 2].tolist() == [2.0, 1.0]
 
 
+def test_the_search_for_six_bits_beats_the_largest_magnitude() -> None:
+    groups = randn(64, 256).unflatten(-1, (-1, 32))
+    step = (groups.abs().amax(-1, keepdim=True) / 31).half().float()
+    plain = (groups / step).round().clamp(-31, 31) * step
+    found = relative(unpack(pack(groups.flatten(1), "int6"), "int6", 64, 256) - groups.flatten(1), groups)
+    assert found < 0.95 * relative(plain - groups, groups)
+
+
+def test_weights_that_share_a_scale_are_those_of_whole_groups() -> None:
+    weight = randn(20, 288)
+    for format, shared in (("int4g64", 64), ("int4g128", 128)):
+        parts = pack(weight, format)
+        assert parts[1].shape == parts[2].shape == (2, -(-288 // shared), 16)
+        for start in range(0, 288, shared):
+            alone = pack(weight[:, start : start + shared].contiguous(), format)
+            place = start // shared
+            assert torch.equal(parts[1][:, place], alone[1][:, 0])
+            assert torch.equal(parts[0][:, start // 32 : (start + shared) // 32], alone[0])
+
+
+def test_eight_bit_floats_round_to_the_nearest_and_keep_what_they_hold() -> None:
+    weight = randn(37, 83)
+    back = unpack(pack(weight, "fp8"), "fp8", 37, 83)
+    assert relative(back - weight, weight) < 0.03
+    numbers = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    every = torch.where(numbers.isnan(), 448.0, numbers)[None] / 4
+    assert torch.equal(unpack(pack(every, "fp8"), "fp8", 1, 256), every)
+    assert unpack(pack(torch.tensor([[torch.nan, 1.0], [2.0, 3.0]]), "fp8"), "fp8", 2, 2)[:, 0].isnan().tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_threads_pack_the_same_and_leave_torch_as_it_was() -> None:
+    weight, before = randn(5000, 300), torch.get_num_threads()
+    expected = pack(weight.requires_grad_(), "int4")
+    try:
+        torch.set_num_threads(3)
+        found = pack(weight, "int4")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_experts_begin_with_a_tile_of_their_own() -> None:
     weight = randn(3, 20, 40)
     for format in FORMATS:
@@ -145,6 +190,14 @@ def test_integer_linears_multiply_rounded_activations(n: int, k: int, format: st
     torch.testing.assert_close(
         llmc.linear_packed(x, parts, bias, format, n, k).double(), expected, rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("n", "k"), SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bit_floats_meet_activations_as_they_are(n: int, k: int, dtype: torch.dtype) -> None:
+    x, bias, parts = randn(5, k).to(dtype), randn(n).to(dtype), pack(randn(n, k), "fp8")
+    expected = x.double() @ unpack(parts, "fp8", n, k).double().t() + bias.double()
+    assert torch.equal(llmc.linear_packed(x, parts, bias, "fp8", n, k), expected.to(dtype))
 
 
 def test_activations_that_are_zero_stay_zero() -> None:
