@@ -1,5 +1,7 @@
 """Operations on whole rows of the last axis: norms, reductions, scans, the largest elements, cache writes."""
 
+from typing import Literal
+
 from llmc.codegen.regions import RowOp
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_cache import store_cached
@@ -89,9 +91,10 @@ def emit_write(elements: Elements, op: RowOp, context: Context) -> None:
     x = elements.operand(op, 0)
     slot = elements.assign(f"tl.load({elements.kernel.step('slots')} + {elements.row})", "i64", frozenset())
     heads = [run.name for run in elements.runs if run.axis == "group"]
+    role: Literal["k", "v"] = "k" if op.op == "write_k" else "v"
     lines = len(elements.kernel.lines)
     store_cached(
-        elements.kernel, context, layer, "k" if op.op == "write_k" else "v", slot=slot.name, head=heads[0] if heads else elements.group,
+        elements.kernel, context, layer, role, slot=slot.name, head=heads[0] if heads else elements.group,
         column=elements.column, value=_broadcast(elements, x.name), mask=elements.mask(BOTH) or "True", axis=1,
     )  # fmt: skip
     elements.kernel.lines[lines:] = [elements.pad + line for line in elements.kernel.lines[lines:]]
