@@ -21,7 +21,7 @@ import torch
 import triton.language as tl
 from support.triton_interpreter import reductions, shortcuts
 from support.triton_interpreter.libdevice import Interpreter
-from support.triton_interpreter.memory import Argument
+from support.triton_interpreter.memory import Argument, share_regions
 from support.triton_interpreter.races import NOBODY, Races
 from support.triton_interpreter.values import Value
 from triton.language.extra import cuda, libdevice
@@ -69,28 +69,27 @@ class Launch:
                 )
 
     def _argument(self, tensor: torch.Tensor) -> Argument:
-        storage = tensor.untyped_storage().data_ptr()
+        start = tensor.data_ptr()
         for argument in self._arguments:
-            if argument.storage == storage:
+            if argument.start <= start < argument.start + argument.size:
                 return argument
-        raise ValueError(f"{self.kernel}: a tensor of shape {list(tensor.shape)} was not an argument of the launch")
+        raise ValueError(f"{self.kernel}: a tensor of shape {list(tensor.shape)} is in no argument of the launch")
 
     def _name(self, tensor: torch.Tensor) -> str:
         return str(self._argument(tensor))
 
     def _history(self, tensor: torch.Tensor, what: Literal["writer", "shared"]) -> Any:
-        """What is known of each element, in the tensor's shape; of elements of several granules, of the first."""
-        shadow = self._races.shadow(self._argument(tensor))
+        """What is known of each element, in the tensor's shape."""
+        argument = self._argument(tensor)
+        shadow = self._races.shadow(argument)
         if shadow is None:
             return np.full(tuple(tensor.shape), NOBODY if what == "writer" else 0)
-        each = tensor.element_size() // shadow.granule
-        history = getattr(shadow, what)
-        return np.lib.stride_tricks.as_strided(
-            history[tensor.storage_offset() * each :],
-            tuple(tensor.shape),
-            tuple(stride * each * history.itemsize for stride in tensor.stride()),
-            writeable=False,
-        )
+        elements = np.zeros(tuple(tensor.shape), np.int64)
+        for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            elements += (np.arange(size) * stride).reshape([-1 if at == axis else 1 for at in range(tensor.dim())])
+        elements += (tensor.data_ptr() - argument.start) // tensor.element_size()
+        granules = shadow.granules(argument, tensor.element_size(), elements).reshape(*elements.shape, -1)
+        return shadow.writer[granules].min(-1) if what == "writer" else shadow.shared[granules].any(-1)
 
 
 def install() -> None:
@@ -156,6 +155,7 @@ def launch(
     pairs = [(key, value) for key, value in bound.items() if isinstance(value, torch.Tensor)]
     arguments = [Argument(key, value) for key, value in pairs]
     arguments += [Argument(f"reachable[{at}]", tensor) for at, tensor in enumerate(reachable)]
+    share_regions(arguments)
     by_name = {argument.name: argument for argument in arguments}
     sizes = _sizes(grid(bound) if callable(grid) else grid)
     programs, order = _ordered(sizes, order, name)

@@ -1,6 +1,7 @@
 """The memory that a kernel may touch: its tensor arguments. Every address of every access is checked against them."""
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from support.triton_interpreter.arithmetic import Arithmetic, numpy_type
 from support.triton_interpreter.formats import Array, narrow, widen
-from support.triton_interpreter.races import Races
+from support.triton_interpreter.races import Races, Region
 from support.triton_interpreter.values import Value
 from triton._C.libtriton import ir  # type: ignore[attr-defined]
 
@@ -29,9 +30,7 @@ class Argument:
         last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         self.start: int = tensor.data_ptr()
         self.size: int = (last + 1) * tensor.element_size() if tensor.numel() else 0
-        storage = tensor.untyped_storage()
-        self.storage: int = storage.data_ptr()
-        self.storage_size: int = storage.nbytes()
+        self.region = Region(self.start, self.size, tensor.element_size())
         memory = (ctypes.c_uint8 * self.size).from_address(self.start)
         self._bytes: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
         self._views: dict[np.dtype, Array] = {np.dtype(np.uint8): self._bytes}
@@ -47,6 +46,22 @@ class Argument:
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.tensor.shape))
         return f"{self.name} ({str(self.tensor.dtype).removeprefix('torch.')}[{shape}])"
+
+
+def share_regions(arguments: Sequence[Argument]) -> None:
+    """Give arguments that overlap one region, in which the history of their elements is kept."""
+    merged: list[Argument] = []
+    for argument in sorted(arguments, key=lambda one: one.start):
+        end = max((one.start + one.size for one in merged), default=0)
+        if merged and argument.start >= end:
+            merged = []
+        merged.append(argument)
+        if len(merged) > 1:
+            start = merged[0].start
+            sizes = [number for one in merged for number in (one.tensor.element_size(), one.start - start)]
+            region = Region(start, max(end, argument.start + argument.size) - start, math.gcd(*sizes))
+            for one in merged:
+                one.region = region
 
 
 class Access:

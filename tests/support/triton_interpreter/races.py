@@ -12,6 +12,7 @@ segments that happened before its current one, kept as the bits of an int.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +29,23 @@ class RaceError(AssertionError):
     """The result of a launch depends on the order in which its programs, or the threads of one, happen to run."""
 
 
-class Shadow:
-    """What happened to each granule of one tensor's storage. A granule is the smallest element seen there."""
+@dataclass(frozen=True)
+class Region:
+    """Memory whose history is kept together: the bytes of an argument, or of arguments that overlap."""
 
-    def __init__(self, start: int, size: int, granule: int) -> None:
-        self.start = start
-        self.granule = granule
-        count = -(-size // granule)
+    start: int
+    size: int
+    granule: int
+    """The unit of the history in bytes: divides the elements of its arguments and the distances between them."""
+
+
+class Shadow:
+    """What happened to each granule of a region."""
+
+    def __init__(self, region: Region) -> None:
+        self.start = region.start
+        self.granule = region.granule
+        count = -(-region.size // region.granule)
         self.writer: Segments = np.full(count, NOBODY, np.int32)
         self.reader: Segments = np.full(count, NOBODY, np.int32)
         self.atomic = np.zeros(count, np.bool_)
@@ -73,7 +84,7 @@ class Races:
         self._unordered = frozenset(unordered)
         self.written: set[str] = set(written)
         """Names of arguments that programs of this kernel write, as far as known."""
-        self._shadows: dict[int, Shadow] = {}
+        self._shadows: dict[Region, Shadow] = {}
         self._owners: list[tuple[int, ...]] = []
         """The program of each segment."""
         self._known = 0
@@ -106,18 +117,16 @@ class Races:
         self._segment()
 
     def shadow(self, argument: Argument) -> Shadow | None:
-        """The history of an argument's storage; None if nothing was written there."""
-        return self._shadows.get(argument.storage)
+        """The history of an argument's region; None if nothing was written there."""
+        return self._shadows.get(argument.region)
 
     def _written_shadow(self, argument: Argument) -> Shadow:
-        found = self._shadows.get(argument.storage)
+        found = self._shadows.get(argument.region)
         if found is None:
-            size = argument.start + argument.size - argument.storage
-            size = max(size, argument.storage_size)
-            found = self._shadows[argument.storage] = Shadow(argument.storage, size, argument.tensor.element_size())
+            found = self._shadows[argument.region] = Shadow(argument.region)
             pending, self._pending = self._pending, []
             for access, segment in pending:
-                if access.argument.storage == argument.storage:
+                if access.argument.region == argument.region:
                     granules = found.granules(access.argument, access.dtype.itemsize, access.index)
                     found.reader[granules] = segment
                 else:
@@ -131,7 +140,7 @@ class Races:
             RaceError: another program wrote one, or this one did with no barrier since, and nothing orders the two.
         """
         argument = access.argument
-        shadow = self._shadows.get(argument.storage)
+        shadow = self._shadows.get(argument.region)
         if shadow is None:
             if argument.name in self.written:
                 shadow = self._written_shadow(argument)
