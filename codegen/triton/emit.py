@@ -84,6 +84,7 @@ class _Emitter:
             kernels=tuple(kernel for kernel, _ in self.kernels.values()),
             launches=launches,
             weights=tuple(self.lowered.weights),
+            weight_bytes=tuple(self.lowered.weight_bytes),
             rearrangements=self._rearrangements(memory),
             caches=tuple(Cache(c.heads, c.key_size, c.value_size, c.dtype) for c in self.caches),
             workspaces=tuple(self.context.workspaces.values()),

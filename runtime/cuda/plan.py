@@ -49,6 +49,12 @@ class When:
 
 
 ALWAYS = When()
+STEP_ARRAYS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
+"""Arrays of every step (see `llmc.runtime.program.Batch`)."""
+CHOICE_ARRAYS = (
+    "temperatures", "top_ks", "top_ps", "min_ps", "uniforms", "ends", "remaining", "made", "chosen", "horizon"
+)  # fmt: skip
+"""Arrays of steps whose tokens are chosen on the device: how, from which numbers, until when, and what was chosen."""
 ArgumentKind = Literal["arena", "weight", "step", "size", "cache", "workspace", "logits", "source", "target"]
 
 
@@ -58,8 +64,9 @@ class Argument:
 
     kind: ArgumentKind
     name: str = ""
-    """weight: its name. step: tokens, positions, slots, starts, lengths, blocks or rows (int64). size: T, B, R or M
-    (int32). cache: k, v, k_scale or v_scale. workspace: its name. source, target: of a weight that is rearranged."""
+    """weight: its name. step: one of `STEP_ARRAYS`, or of `CHOICE_ARRAYS` where tokens are chosen (int64). size: T, B,
+    R or M (int32). cache: one of `cache_arrays`. workspace: its name. source, target: of a weight that is rearranged.
+    """
     number: int = 0
     """arena: bytes a token of all buffers before this one. cache: the layer."""
 
@@ -111,6 +118,15 @@ class Cache:
     dtype: str
 
 
+CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
+"""Bytes of a number in a cache, by its dtype."""
+
+
+def cache_arrays(dtype: str) -> tuple[str, ...]:
+    """The arrays of a layer's cache; int8 has a scale (fp32) for each token and head."""
+    return ("k", "v", "k_scale", "v_scale") if dtype == "int8" else ("k", "v")
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Memory that outlives a step, zeroed once."""
@@ -129,6 +145,8 @@ class Plan:
     kernels: tuple[Kernel, ...]
     launches: tuple[Launch, ...]
     weights: tuple[str, ...]
+    weight_bytes: tuple[int, ...]
+    """The length of each, as it is stored."""
     rearrangements: tuple[Rearrangement, ...]
     caches: tuple[Cache, ...]
     workspaces: tuple[Workspace, ...]

@@ -13,6 +13,8 @@ from typing import cast, get_args
 
 from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cuda.plan import (
+    CHOICE_ARRAYS,
+    STEP_ARRAYS,
     Argument,
     ArgumentKind,
     Cache,
@@ -24,6 +26,7 @@ from llmc.runtime.cuda.plan import (
     Symbol,
     When,
     Workspace,
+    cache_arrays,
 )
 
 ABI = 1
@@ -33,9 +36,6 @@ MOST_BYTES = 1 << 50
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TYPE = re.compile(r"\*?[a-z][a-z0-9]{0,15}")
-_STEP = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
-_CACHES = ("k", "v", "k_scale", "v_scale")
-_SYMBOLS = get_args(Symbol)
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,35 @@ def _plan(field: Field) -> Plan:
         members["kernels"].reject("kernels of different names")
     caches = tuple(_cache(item) for item in members["caches"].items(100_000))
     workspaces = tuple(_workspace(item) for item in members["workspaces"].items(1000))
+    weights = tuple(item.text() for item in members["weights"].items(MOST_WEIGHTS))
+    sizes = tuple(item.integer(0, MOST_BYTES) for item in members["weight_bytes"].items(MOST_WEIGHTS))
+    if len(set(weights)) != len(weights):
+        members["weights"].reject("different names")
+    if len(sizes) != len(weights):
+        members["weight_bytes"].reject("a length for each weight")
     reader = _Launches(
         kernels={kernel.name: kernel for kernel in kernels},
-        weights=frozenset(item.text() for item in members["weights"].items(MOST_WEIGHTS)),
-        layers=len(caches),
+        weights=frozenset(weights),
+        caches=caches,
         workspaces=frozenset(workspace.name for workspace in workspaces),
         arena=members["arena_bytes_per_token"].integer(0, MOST_BYTES),
     )
+    rearrangements = tuple(reader.rearrangement(item) for item in members["rearrangements"].items(MOST_WEIGHTS))
+    if len({rearrangement.weight for rearrangement in rearrangements}) != len(rearrangements):
+        members["rearrangements"].reject("one for a weight")
     return Plan(
         target=members["target"].text(_IDENTIFIER),
         kernels=kernels,
         launches=tuple(reader.launch(item) for item in members["launches"].items(MOST_LAUNCHES)),
-        weights=tuple(item.text() for item in members["weights"].items(MOST_WEIGHTS)),
-        rearrangements=tuple(reader.rearrangement(item) for item in members["rearrangements"].items(MOST_WEIGHTS)),
+        weights=weights,
+        weight_bytes=sizes,
+        rearrangements=rearrangements,
         caches=caches,
         workspaces=workspaces,
         arena_bytes_per_token=reader.arena,
         vocabulary=members["vocabulary"].integer(1, 1 << 31),
         block_size=members["block_size"].integer(1, 1 << 16),
-        sampling=tuple(reader.launch(item) for item in members["sampling"].items(1000)),
+        sampling=tuple(reader.launch(item, _CHOOSING) for item in members["sampling"].items(1000)),
     )
 
 
@@ -179,22 +189,38 @@ def _workspace(field: Field) -> Workspace:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """What the arguments of a launch may be, by where in a plan it stands."""
+
+    kinds: tuple[ArgumentKind, ...]
+    arrays: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = get_args(Symbol)
+    """Of its grid."""
+
+
+_IN_STEP = tuple(kind for kind in get_args(ArgumentKind) if kind not in ("source", "target"))
+_STEP = _Place(_IN_STEP, STEP_ARRAYS)
+_CHOOSING = _Place(_IN_STEP, STEP_ARRAYS + CHOICE_ARRAYS)
+_REARRANGING = _Place(("source", "target"), symbols=("",))
+
+
+@dataclass(frozen=True)
 class _Launches:
     """What launches may name."""
 
     kernels: Mapping[str, Kernel]
     weights: frozenset[str]
-    layers: int
+    caches: tuple[Cache, ...]
     workspaces: frozenset[str]
     arena: int
 
-    def launch(self, field: Field) -> Launch:
+    def launch(self, field: Field, place: _Place = _STEP) -> Launch:
         members = field.members(tuple(Launch.__dataclass_fields__))
         kernel = self.kernels.get(members["kernel"].text(_IDENTIFIER))
         if kernel is None:
             members["kernel"].reject("a kernel of the plan")
-        sides = tuple(_extent(item) for item in members["grid"].items(3))
-        arguments = tuple(self._argument(item) for item in members["arguments"].items(MOST_PARAMETERS))
+        sides = tuple(_extent(item, place.symbols) for item in members["grid"].items(3))
+        arguments = tuple(self._argument(item, place) for item in members["arguments"].items(MOST_PARAMETERS))
         if len(sides) != 3:
             members["grid"].reject("three sides")
         if len(arguments) != len(kernel.parameters):
@@ -208,36 +234,42 @@ class _Launches:
 
     def rearrangement(self, field: Field) -> Rearrangement:
         members = field.members(tuple(Rearrangement.__dataclass_fields__))
+        weight = members["weight"].text()
+        if weight not in self.weights:
+            members["weight"].reject("a weight of the plan")
         return Rearrangement(
-            weight=members["weight"].choice(*self.weights),
+            weight=weight,
             bytes=members["bytes"].integer(1, MOST_BYTES),
-            launch=self.launch(members["launch"]),
+            launch=self.launch(members["launch"], _REARRANGING),
         )
 
-    def _argument(self, field: Field) -> Argument:
+    def _argument(self, field: Field, place: _Place) -> Argument:
         members = field.members(tuple(Argument.__dataclass_fields__))
-        kind = cast(ArgumentKind, members["kind"].choice(*get_args(ArgumentKind)))
+        kind = cast(ArgumentKind, members["kind"].choice(*place.kinds))
+        most = {"arena": self.arena, "cache": len(self.caches) - 1}.get(kind, 0)
+        if most < 0:
+            field.reject("an argument other than a cache, since the plan has none")
+        number = members["number"].integer(0, most)
         allowed = {
-            "step": _STEP,
+            "step": place.arrays,
             "size": ("T", "B", "R", "M"),
-            "cache": _CACHES,
+            "cache": cache_arrays(self.caches[number].dtype) if kind == "cache" else (),
             "weight": self.weights,
             "workspace": self.workspaces,
         }.get(kind, ("",))
         name = members["name"].text()
         if name not in allowed:
             members["name"].reject(f"the name of a {kind}")
-        most = {"arena": self.arena, "cache": self.layers - 1}.get(kind, 0)
-        return Argument(kind, name, members["number"].integer(0, max(most, 0)))
+        return Argument(kind, name, number)
 
 
-def _extent(field: Field) -> Extent:
+def _extent(field: Field, symbols: tuple[str, ...]) -> Extent:
     members = field.members(tuple(Extent.__dataclass_fields__))
     return Extent(
-        symbol=cast(Symbol, members["symbol"].choice(*_SYMBOLS)),
+        symbol=cast(Symbol, members["symbol"].choice(*symbols)),
         per=members["per"].integer(1, 1 << 30),
         times=members["times"].integer(1, 1 << 30),
-        plus=cast(Symbol, members["plus"].choice(*_SYMBOLS)),
+        plus=cast(Symbol, members["plus"].choice(*symbols)),
     )
 
 
@@ -247,7 +279,7 @@ def _when(field: Field) -> When:
     if decode is not None and not isinstance(decode, bool):
         members["decode"].reject("true, false or nothing")
     return When(
-        symbol=cast(Symbol, members["symbol"].choice(*_SYMBOLS)),
+        symbol=cast(Symbol, members["symbol"].choice(*get_args(Symbol))),
         least=members["least"].integer(1, 1 << 30),
         most=members["most"].optional(lambda item: item.integer(1, 1 << 30)),
         decode=decode,

@@ -9,14 +9,12 @@ import numpy.typing as npt
 from llmc.errors import BadRequest
 from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, STEPS, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
-from llmc.runtime.cuda.plan import Argument, Launch, Plan
+from llmc.runtime.cuda.plan import CACHE_BYTES, STEP_ARRAYS, Argument, Launch, Plan, cache_arrays
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
 from llmc.runtime.decoding import Continuation
 from llmc.runtime.program import Batch
 
-CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
-"""Bytes of a number in a cache."""
 FIRST_TOKENS = 256
 """The arena is made for so many tokens at first, and doubled when a step has more."""
 KEPT_LOGITS_BYTES = 64 << 20
@@ -121,10 +119,7 @@ class GpuProgram:
 
     def _launch(self, batch: Batch) -> None:
         """Ask for the launches of any step, without recording them."""
-        given = {
-            name: getattr(batch, name)
-            for name in ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
-        }
+        given = {name: getattr(batch, name) for name in STEP_ARRAYS}
         self._arrays.lay_out({name: array.shape for name, array in given.items()})
         for name, array in given.items():
             self._arrays.arrays[name][...] = array
@@ -156,7 +151,7 @@ class GpuProgram:
         numbers = blocks * cache.heads * self.plan.block_size
         element = CACHE_BYTES[cache.dtype]
         sizes = {"k": numbers * cache.key_size * element, "v": numbers * cache.value_size * element}
-        return sizes | ({"k_scale": 4 * numbers, "v_scale": 4 * numbers} if element == 1 else {})
+        return {name: sizes.get(name, 4 * numbers) for name in cache_arrays(cache.dtype)}
 
     def _reserve(self, tokens: int, rows: int) -> None:
         """See that a step of so many tokens and rows of logits has room. Raises MemoryError."""

@@ -21,17 +21,18 @@ def load_weights(plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[A
     once, so that a file of weights can be larger than the host's memory.
 
     Raises:
-        ArtifactRejected: a weight is missing.
+        ArtifactRejected: a weight is missing, or of another length.
         MemoryError: the device has not enough memory.
     """
     rearranged = {rearrangement.weight: rearrangement for rearrangement in plan.rearrangements}
-    for name in plan.weights:
+    for name, size in zip(plan.weights, plan.weight_bytes, strict=True):
         if name not in weights:
             raise ArtifactRejected(f"program: needs a weight {name!r} that is not there; build the artifact again")
-    sizes = {
-        name: rearranged[name].bytes if name in rearranged else weights[name].nbytes
-        for name in dict.fromkeys(plan.weights)
-    }
+        if weights[name].nbytes != size:  # a kernel would read what lies behind it
+            raise ArtifactRejected(
+                f"program: weight {name!r} has {weights[name].nbytes} bytes, expected {size}; build the artifact again"
+            )
+    sizes = {name: rearranged[name].bytes if name in rearranged else weights[name].nbytes for name in plan.weights}
     memory = device.allocate(sum(padded(size) for size in sizes.values()) or 1, zeroed=False)
     places, offset = dict[str, Place](), 0
     for name, size in sizes.items():

@@ -92,6 +92,11 @@ def test_a_missing_weight_is_named() -> None:
         GpuProgram(PLAN, InterpretedDevice(TEXT), given)
 
 
+def test_a_weight_of_another_length_is_refused() -> None:
+    with pytest.raises(ArtifactRejected, match=r"'scale' has 24 bytes, expected 28"):
+        GpuProgram(PLAN, InterpretedDevice(TEXT), weights() | {"scale": np.zeros(V - 1, np.float32)})
+
+
 def test_launches_that_do_not_apply_are_passed_over() -> None:
     none = dataclasses.replace(PLAN.launches[1], when=dataclasses.replace(PLAN.launches[1].when, decode=True))
     program = GpuProgram(

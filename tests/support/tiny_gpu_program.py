@@ -178,6 +178,7 @@ PLAN = Plan(
         ),
     ),
     weights=("table", "scale"),
+    weight_bytes=(4 * 8 * V, 4 * V),
     rearrangements=(
         Rearrangement("table", 4 * 8 * V, _launch("halves_0", Extent(times=V), Argument("source"), Argument("target"))),
     ),

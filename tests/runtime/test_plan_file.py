@@ -1,0 +1,119 @@
+"""Launch plans as files: what was written is read, and what a stranger altered is refused."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.tiny_gpu_program import CHOOSING, PLAN
+
+from llmc.errors import ArtifactRejected
+from llmc.runtime.cuda.plan_file import Binary, parse_plan, to_json
+
+CODE_BYTES = 1000
+BINARIES = {kernel.name: Binary(kernel.name, 200 * place, 200, 0, 32) for place, kernel in enumerate(CHOOSING.kernels)}
+COMPILER = {"triton": "3.9.0"}
+Document = dict[str, Any]
+
+
+def document() -> Document:
+    plain = json.loads(json.dumps(to_json(CHOOSING, BINARIES, {}, COMPILER)))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def parsed(plain: Document):
+    return parse_plan(json.dumps(plain, sort_keys=True).encode(), "plan", CODE_BYTES)
+
+
+def test_what_was_written_is_read() -> None:
+    found = parsed(document())
+    assert found.plan == CHOOSING
+    assert (found.binaries, found.ptx, found.compiler) == (BINARIES, {}, COMPILER)
+    names = {name: BINARIES[name] for name in (kernel.name for kernel in PLAN.kernels)}
+    with_ptx = parse_plan(json.dumps(to_json(PLAN, names, names, {})).encode(), "plan", CODE_BYTES)
+    assert (with_ptx.plan, with_ptx.ptx) == (PLAN, names)
+
+
+def _argument(kind: str) -> Callable[[Document], Document]:
+    """The first argument of its kind in the launches of a step."""
+    return lambda plain: next(
+        argument for launch in plain["plan"]["launches"] for argument in launch["arguments"] if argument["kind"] == kind
+    )
+
+
+ALTERED: list[tuple[str, Callable[[Document], object]]] = [
+    ("abi: expected version 1", lambda d: d.update(abi=2)),
+    ("binaries: expected code for each", lambda d: d["binaries"].pop("sum_0")),
+    ("ptx: expected nothing, or code for each", lambda d: d["ptx"].update(sum_0=d["binaries"]["sum_0"])),
+    ("sum_0.bytes: expected an integer from 1 to 600", lambda d: d["binaries"]["sum_0"].update(bytes=601)),
+    ("sum_0.offset: expected an integer", lambda d: d["binaries"]["sum_0"].update(offset=-1)),
+    ("sum_0.threads: expected an integer from 1 to 1024", lambda d: d["binaries"]["sum_0"].update(threads=2048)),
+    ("kernels: expected kernels of different names", lambda d: d["plan"]["kernels"].append(d["plan"]["kernels"][0])),
+    ("weights: expected different names", lambda d: d["plan"].update(weights=["table", "table"])),
+    ("weight_bytes: expected a length for each", lambda d: d["plan"]["weight_bytes"].pop()),
+    ("kernel: expected a kernel of the plan", lambda d: d["plan"]["launches"][0].update(kernel="other_0")),
+    ("grid: expected three sides", lambda d: d["plan"]["launches"][0]["grid"].pop()),
+    ("arguments: expected 3 arguments", lambda d: d["plan"]["launches"][0]["arguments"].pop()),
+    ("name: expected the name of a step", lambda d: _argument("step")(d).update(name="uniforms")),
+    ("name: expected the name of a cache", lambda d: _argument("cache")(d).update(name="k_scale")),
+    ("number: expected an integer from 0 to 0", lambda d: _argument("cache")(d).update(number=1)),
+    ("number: expected an integer from 0 to 128", lambda d: _argument("arena")(d).update(number=129)),
+    ("name: expected the name of a weight", lambda d: _argument("weight")(d).update(name="unused")),
+    ("name: expected the name of a workspace", lambda d: _argument("workspace")(d).update(name="other")),
+    ("kind: expected", lambda d: _argument("logits")(d).update(kind="source")),
+    ("expected an argument for a parameter of type i32", lambda d: _argument("size")(d).update(kind="logits", name="")),
+    ("other than a cache", lambda d: d["plan"].update(caches=[])),
+    ("rearrangements: expected one for a weight", lambda d: d["plan"]["rearrangements"].append(
+        d["plan"]["rearrangements"][0])),
+    ("kind: expected 'source' or 'target'", lambda d: d["plan"]["rearrangements"][0]["launch"]["arguments"][0].update(
+        kind="arena")),
+    ("symbol: expected ''", lambda d: d["plan"]["rearrangements"][0]["launch"]["grid"][0].update(symbol="T")),
+    ("per: expected an integer from 1", lambda d: d["plan"]["launches"][0]["grid"][0].update(per=0)),
+    ("decode: expected true, false or nothing", lambda d: d["plan"]["launches"][0]["when"].update(decode=1)),
+    ("pdl: expected true or false", lambda d: d["plan"]["kernels"][0].update(pdl="no")),
+    ("block_size: expected an integer", lambda d: d["plan"].update(block_size=0)),
+    ("'vocabulary' is missing", lambda d: d["plan"].pop("vocabulary")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "alter"), ALTERED, ids=[message for message, _ in ALTERED])
+def test_what_is_altered_is_refused(message: str, alter: Callable[[Document], object]) -> None:
+    plain = document()
+    alter(plain)
+    with pytest.raises(ArtifactRejected) as caught:
+        parsed(plain)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_changed_is_read_or_refused(seed: int) -> None:
+    """Values replaced, removed and swapped anywhere: no other error, whatever comes."""
+    choose = random.Random(seed)
+    values = [None, -1, 0, 1, 1 << 70, "", "T", "arena", True, [], {}, [1], {"x": 1}, 0.5]
+    for _ in range(30):
+        plain = document()
+        for _ in range(choose.randint(1, 3)):
+            _alter_somewhere(plain, choose, values)
+        try:
+            parsed(plain)
+        except ArtifactRejected:
+            continue
+
+
+def _alter_somewhere(plain: Document, choose: random.Random, values: list[object]) -> None:
+    at: Any = plain
+    while True:
+        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+        if not keys:
+            return
+        key = choose.choice(keys)
+        if isinstance(at[key], dict | list) and at[key] and choose.random() < 0.85:
+            at = at[key]
+            continue
+        if choose.random() < 0.2:
+            del at[key]
+        else:
+            at[key] = choose.choice(values)
+        return
