@@ -18,12 +18,15 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 LIBRARIES = frozenset({"avx512", "avx2", "portable"})
 """Roles of a native program's libraries: the level of instructions that each needs."""
+GPU_PARTS = ("bin", "py", "explanation")
+"""What belongs to the plan of a GPU target, whose role is its name: code, source and, maybe, what people are told."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 10_000
 
 _MAX_INT = (1 << 63) - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_GPU_TARGET = re.compile(r"sm_[0-9]{2,3}|gfx[0-9a-f]{3,5}")
 _REQUIRED = (
     "format", "format_version", "min_reader", "digest", "llmc_version", "source", "model", "options", "ranges", "kv",
     "programs", "passes", "rewrites", "report", "files",
@@ -117,7 +120,8 @@ class Manifest:
     """The cache of each attention layer, in the order of the program's caches."""
     programs: Mapping[str, Mapping[str, str]]
     """For each program its files by role: {"reference": {"graph": "program/graph.json"}}; of the native one the source
-    and a library for each level of instructions: {"cpu": {"source": "program/cpu.cpp", "avx2": "program/cpu-avx2.so"}}.
+    and a library for each level of instructions: {"cpu": {"source": "program/cpu.cpp", "avx2": "program/cpu-avx2.so"}};
+    of GPUs a plan, code and source for each target: {"cuda": {"sm_90": ..., "sm_90.bin": ..., "sm_90.py": ...}}.
     """
     passes: tuple[PassRecord, ...]
     rewrites: tuple[RewriteRecord, ...]
@@ -288,7 +292,19 @@ def _read_programs(field: Field, files: Mapping[str, FileRecord]) -> dict[str, d
             program.members(*_ROLES[name])
         if name == "cpu" and not LIBRARIES.intersection(programs[name]):
             program.reject(f"at least one library: {', '.join(sorted(LIBRARIES))}")
+        if name == "cuda":
+            _check_targets(program, programs[name])
     return programs
+
+
+def _check_targets(program: Field, roles: Mapping[str, str]) -> None:
+    targets = tuple(role for role in roles if "." not in role)
+    for target in targets:
+        Field(target, f"{program.where} role").text(_GPU_TARGET)
+    if not targets:
+        program.reject("the plan of at least one target, such as sm_90")
+    code, source, told = ([f"{target}.{part}" for target in targets] for part in GPU_PARTS)
+    program.members((*targets, *code, *source), tuple(told))
 
 
 def _read_pass(field: Field) -> PassRecord:
