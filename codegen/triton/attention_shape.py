@@ -50,8 +50,8 @@ def attention_shape(region: Attention, dtype: str, most_heads: int) -> Attention
     """The sizes of a region whose cache is of a dtype, if a program takes up to so many query heads of a key head."""
     group = region.heads // region.key_heads
     parts = -(-group // most_heads)
-    widths = (max(16, power_of_two(size)) for size in (region.key_size, region.value_size))
-    return AttentionShape(group, parts, -(-group // parts), *widths, BYTES[dtype])
+    key_width, value_width = (max(16, power_of_two(size)) for size in (region.key_size, region.value_size))
+    return AttentionShape(group, parts, -(-group // parts), key_width, value_width, BYTES[dtype])
 
 
 def decode_tile(shape: AttentionShape, target: Target) -> Tile:

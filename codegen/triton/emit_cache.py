@@ -1,7 +1,5 @@
 """What kernels write into the paged cache, in whatever form it holds keys and values."""
 
-from typing import Literal
-
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import KernelText
 
@@ -13,7 +11,7 @@ def store_cached(
     kernel: KernelText,
     context: Context,
     layer: int,
-    role: Literal["k", "v"],
+    role: str,
     *,
     slot: str,
     head: str,
@@ -22,7 +20,7 @@ def store_cached(
     mask: str,
     axis: int,
 ) -> None:
-    """Add the line that stores keys or values of some tokens.
+    """Add the line that stores keys (role "k") or values ("v") of some tokens.
 
     slot (int64), head, column (of the head), value (fp32) and mask are expressions that broadcast against each other to
     two axes; along `axis` they hold one whole head (columns that the mask hides may follow), so that a cache with a

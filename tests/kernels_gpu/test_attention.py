@@ -22,3 +22,66 @@ def test_decode_after_prefill_at_the_edges_of_blocks(length: int) -> None:
     sequences = Sequences(Case(), [length + 2])
     _agree(sequences, [length], [1], [1])
     assert sequences.launches == ["attention_prefill" if length > 1 else "attention_decode"] + ["attention_decode"] * 2
+
+
+SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+DISTANCES = torch.linspace(-2, 2, 4 * 20).reshape(4, 20)
+SEEN = torch.rand(60, generator=torch.Generator().manual_seed(1)) > 0.4
+
+CASES = {
+    "one head of each key head": Case(heads=3, key_heads=3),
+    "three query heads over a key head": Case(heads=6, key_heads=2, key_size=32, value_size=32, dtype=F16),
+    "eight query heads over a key head": Case(heads=8, key_heads=1, key_size=32, value_size=32),
+    "more heads than a program takes": Case(heads=37, key_heads=1),
+    "sizes that are no powers of two": Case(key_size=20, value_size=24, dtype=F32),
+    "tiny heads": Case(key_size=8, value_size=4, dtype=F16),
+    "keys wider than values": Case(key_size=48, value_size=32),
+    "fp32": Case(dtype=F32, heads=6),
+    "window": Case(mask="(k <= q) & (q - k < 40)", dtype=F32),
+    "narrow window": Case(mask="(k <= q) & (q - k < 3)", dtype=F32),
+    "everything": Case(mask="True", dtype=F32),
+    "not the nearest": Case(mask="k <= q - 3", dtype=F32),
+    "some of the future": Case(mask="k <= q + 12", dtype=F32),
+    "a prefix that all see": Case(mask="(k <= q) | (k < 40)", dtype=F32),
+    "chunks": Case(mask="(k <= q) & (k // 24 == q // 24)", dtype=F32),
+    "a mask for each head": Case(mask="(k < q - 20 * h) & (q % 3 != 1)", dtype=F32),
+    "a table of keys": Case(mask="(k <= q) & t0[k % 60]", tables=(SEEN,), dtype=F32),
+    "softcap": Case(softcap=3.0, scale=1.0, dtype=F32),
+    "sinks": Case(sinks=torch.tensor([0.5, -1.0, 3.0, 0.0], dtype=torch.bfloat16), mask="k <= q - 2", dtype=F32),
+    "slopes": Case(bias="t0[h] * (k - q)", tables=(SLOPES,), dtype=F32),
+    "slopes as powers": Case(bias="2.0 ** (-(h + 1.0)) * (k - q) - exp(h / 9) + sqrt(q + 1) * log(h + 2)", dtype=F32),
+    "relative positions": Case(
+        bias="t0[h, minimum(maximum(q - k, 0), 19)]", tables=(DISTANCES,), dtype=F32, softcap=5.0
+    ),
+    "an odd formula": Case(
+        bias="where((k - q) // 7 % 2 == 0, floor(k / 3), abs(q - k) * 0.01) * maximum(0.5, -h)", dtype=F32
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention_in_steps_of_one_sequence(name: str) -> None:
+    _agree(Sequences(CASES[name], [71]), [68], [1], [2])
+
+
+def test_sequences_of_different_lengths_in_one_step() -> None:
+    sequences = Sequences(Case(heads=6, key_heads=2), [1, 66, 131, 20, 7, 4])
+    _agree(sequences, [1, 64, 1, 17, 3, 2])  # starts, prefills and a prompt taken token by token
+
+
+@pytest.mark.parametrize("splits", [2, 3, 8])
+def test_keys_divided_over_programs(splits: int) -> None:
+    sequences = Sequences(Case(dtype=F32, heads=6), [900, 300, 129, 2], splits=splits)
+    sequences.done = [898, 298, 127, 0]
+    _fill(sequences)
+    _agree(sequences, [1, 1, 1, 1], [1, 1, 1, 1])
+    assert all(not bool(left.any()) for name, left in sequences.workspaces.items() if name == "attention_counters")
+
+
+def _fill(sequences: Sequences) -> None:
+    """Put the keys and values of the tokens that are done into the cache."""
+    for row, done in enumerate(sequences.done):
+        places = np.arange(done)
+        slots = torch.tensor(sequences.blocks[row, places // 128] * 128 + places % 128)
+        for cache, made in zip(sequences.caches, sequences.data[row][1:], strict=True):
+            cache.view(-1, *cache.shape[2:])[slots] = torch.tensor(made[:done]).to(cache.dtype)

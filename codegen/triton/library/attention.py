@@ -43,7 +43,7 @@ def share_of(begin, end, split, splits, KEYS: tl.constexpr, LEAST: tl.constexpr)
 
 @triton.jit
 def block_at(table, position, stop, BLOCK: tl.constexpr):
-    """The block of the cache that holds a position, by a sequence's block table; the last before `stop` if it is beyond.
+    """The block of the cache that holds a position, by a sequence's block table; of one beyond `stop`, the last block.
 
     Loops look it up one round ahead, so that what they read does not wait for it.
     """
