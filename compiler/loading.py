@@ -4,8 +4,10 @@ from pathlib import Path
 
 from llmc.compiled_model import CompiledModel
 from llmc.errors import ArtifactRejected
-from llmc.options import cache_directory, check_program
+from llmc.options import RUN_PROGRAMS, cache_directory, check_program
 from llmc.runtime.artifact import Artifact, Verify
+from llmc.runtime.cuda.open_session import CUDA, held, open_cuda_session, runs_here
+from llmc.runtime.manifest import Manifest
 from llmc.runtime.open_program import CPU, open_cpu_session
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
@@ -26,7 +28,8 @@ def load(
     Args:
         directory: what `llmc build` or `CompiledModel.save` wrote.
         verify: "fast" checks all but the hash of the weights.
-        program: "cpu" or "reference"; the native one where the artifact holds it, when None.
+        program: "cuda", "cpu" or "reference". When None, the first of these that the artifact holds; the GPU's only
+            where this machine has a GPU that its code is for.
         threads: how many threads a native program computes with; one for each CPU of this process when None.
         pin: whether each of these threads stays on a CPU of its own.
         trust: run native code that was not built on this machine.
@@ -36,15 +39,18 @@ def load(
         ArtifactRejected: any file is damaged, altered, renamed, added or missing, its graph is not valid, it does not
             hold the program or none for this machine, or its native code was built elsewhere and is not trusted.
         BadOption: an argument is wrong.
+        MissingTool: the GPU's program is asked for and there is none. DeviceFailed: the GPU's driver refuses it.
     """
-    check_program(program)
+    check_program(program, RUN_PROGRAMS)
     root = Path(directory)
     artifact = Artifact.open(root, verify="fast")
     manifest = artifact.manifest
-    chosen = program or (CPU if CPU in manifest.programs else "reference")
+    chosen = program or _default(manifest)
     if chosen not in manifest.programs:
-        raise ArtifactRejected(f"{root}: holds programs {sorted(manifest.programs)}; expected the {chosen} program")
-    if chosen == CPU:
+        raise ArtifactRejected(f"{root}: holds {held(manifest)}; expected the {chosen} program")
+    if chosen == CUDA:
+        session = open_cuda_session(artifact, cache=cache_directory(), verify=verify, trust=trust)
+    elif chosen == CPU:
         session = open_cpu_session(
             artifact,
             cache=cache_directory(),
@@ -66,3 +72,9 @@ def load(
         **manifest.report,
     }
     return CompiledModel(lambda: session, report, None)
+
+
+def _default(manifest: Manifest) -> str:
+    if runs_here(manifest):
+        return CUDA
+    return CPU if CPU in manifest.programs else "reference"

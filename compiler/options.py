@@ -23,6 +23,8 @@ TARGETS = ("cpu", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 
 PROGRAMS = ("cpu", "reference")
 """What `program` may be: native code, or the graph in eager torch."""
+RUN_PROGRAMS = ("cuda", *PROGRAMS)
+"""What of an artifact may be run: besides those, its program for this machine's GPU."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,10 @@ def chosen_compiler(environment: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environment is None else environment).get("LLMC_CXX") or None
 
 
-def check_program(program: str | None) -> None:
-    """Raise BadOption unless `program` is None or one of `PROGRAMS`."""
-    if program is not None and program not in PROGRAMS:
-        raise BadOption(f"program: {program!r} is no kind of program; use {' or '.join(PROGRAMS)}")
+def check_program(program: str | None, known: tuple[str, ...] = PROGRAMS) -> None:
+    """Raise BadOption unless `program` is None or one of `known`."""
+    if program is not None and program not in known:
+        raise BadOption(f"program: {program!r} is no kind of program; use {' or '.join(known)}")
 
 
 def cache_directory(environment: Mapping[str, str] | None = None) -> Path:

@@ -1,13 +1,18 @@
-"""Native code is code: which shared libraries may run without asking.
+"""Native code is code, also a GPU's, which can reach all memory of its process: which may run without asking.
 
-A library runs if this machine made it: then it lies in the user's own cache, under the SHA-256 of its bytes (see
-`llmc.codegen.cpp.toolchain`, which puts it there). Any other library runs only when the caller says that it may.
+Code runs if this machine made it: then it lies in the user's own cache, under the SHA-256 of its bytes (see
+`llmc.codegen.cpp.toolchain`, which puts libraries there, and `keep`). Any other runs only when the caller says that it
+may.
 """
 
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
+
+GPU_SUFFIX = ".cubins"
+"""What the files with the code of GPU programs end in."""
 
 
 def library_folder(cache: Path) -> Path:
@@ -15,17 +20,27 @@ def library_folder(cache: Path) -> Path:
     return cache / "native"
 
 
-def library_path(cache: Path, sha256: str) -> Path:
-    """Where the library with these bytes is kept."""
-    return library_folder(cache) / f"{sha256}.so"
+def library_path(cache: Path, sha256: str, suffix: str = ".so") -> Path:
+    """Where the library with these bytes is kept, or other code that has another suffix."""
+    return library_folder(cache) / f"{sha256}{suffix}"
 
 
-def built_here(cache: Path, sha256: str) -> Path | None:
+def keep(cache: Path, content: bytes, suffix: str = GPU_SUFFIX) -> Path:
+    """Remember code that this machine has just made. Raises OSError."""
+    path = library_path(cache, hashlib.sha256(content).hexdigest(), suffix)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(path)
+    return path
+
+
+def built_here(cache: Path, sha256: str, suffix: str = ".so") -> Path | None:
     """The library with this hash among those that this machine made, its bytes checked; None if there is none.
 
     A folder that others may write to proves nothing, so what lies in such a one is not counted.
     """
-    path = library_path(cache, sha256)
+    path = library_path(cache, sha256, suffix)
     try:
         if not all(_is_ours(place) for place in (path.parent, path)):
             return None

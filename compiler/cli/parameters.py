@@ -35,7 +35,8 @@ Target = Annotated[
     ),
 ]
 RunProgram = Annotated[
-    str | None, typer.Option(metavar="KIND", help="cpu or reference; default: cpu where the artifact holds it.")
+    str | None,
+    typer.Option(metavar="KIND", help="cuda, cpu or reference; default: the first that runs here and is in the artifact."),
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads of a native program; default: one for each CPU.")

@@ -30,6 +30,8 @@ CAPTURE_RELAXED = 2
 JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES = 5, 6
 """Values of CUjit_option."""
 
+_NO_GPU = "no NVIDIA GPU is visible; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+
 Handle = c_void_p
 """CUcontext, CUstream, CUevent, CUmodule, CUfunction, CUgraph and CUgraphExec are pointers."""
 DevicePointer = c_uint64
@@ -135,7 +137,7 @@ class Driver:
             function.restype, function.argtypes = c_int, types
             self._functions[name] = function
         if (code := self._functions["cuInit"](0)) == NO_DEVICE:
-            raise MissingTool(f"{library}: no NVIDIA GPU is visible; see nvidia-smi and CUDA_VISIBLE_DEVICES")
+            raise MissingTool(_NO_GPU)
         if code:
             raise MissingTool(f"{library}: cannot be used, {self._described(code)}; see nvidia-smi")
         version = c_int()
@@ -157,9 +159,11 @@ class Driver:
             self._failed(name, code)
 
     def gpus(self) -> list[Gpu]:
-        """The GPUs that this process may use, in the driver's order."""
+        """The GPUs that this process may use, in the driver's order. Raises MissingTool if there is none."""
         count = c_int()
         self.call("cuDeviceGetCount", ctypes.byref(count))
+        if not count.value:
+            raise MissingTool(_NO_GPU)
         return [self._describe(ordinal) for ordinal in range(count.value)]
 
     def device(self, ordinal: int) -> int:

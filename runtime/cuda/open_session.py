@@ -1,0 +1,142 @@
+"""From an artifact to a session of its GPU program: choose the GPU's code, see that it may run, upload the weights."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from llmc.errors import ArtifactRejected, MissingTool
+from llmc.runtime.artifact import Artifact, Verify
+from llmc.runtime.cuda.cuda_device import CudaDevice, Image
+from llmc.runtime.cuda.driver import LIBRARY, Driver, Gpu
+from llmc.runtime.cuda.plan import Plan
+from llmc.runtime.cuda.plan_file import Binary, PlanFile, parse_plan
+from llmc.runtime.cuda.program import GpuProgram
+from llmc.runtime.manifest import Manifest
+from llmc.runtime.native_trust import GPU_SUFFIX, built_here
+from llmc.runtime.session import Session
+from llmc.runtime.tokenizer import Tokenizer
+
+CUDA = "cuda"
+"""What the manifest calls the programs for GPUs."""
+FIRST_EXACT = 90
+"""Code of this level and above runs on GPUs of exactly that level; before, on later ones of the same generation too."""
+FIRST_WITH_PTX = 80
+"""The level whose PTX is kept, for GPUs that there is no code for."""
+
+
+def open_cuda_session(
+    artifact: Artifact,
+    *,
+    cache: Path,
+    verify: Verify = "full",
+    trust: bool = False,
+    library: str = LIBRARY,
+) -> Session:
+    """A session on the first GPU that this process may see, of an artifact that was opened with "fast".
+
+    Args:
+        artifact: what holds the program.
+        cache: llmc's cache directory, where what this machine compiled is kept.
+        verify: "full" hashes the weights as they are read.
+        trust: run code that this machine did not make.
+        library: the driver.
+
+    Raises:
+        MissingTool: there is no GPU, or no driver for it.
+        ArtifactRejected: there is no code for the GPU, it may not run, or a file is damaged.
+        DeviceFailed: the driver refuses the code. MemoryError: the GPU's memory is too small for the weights.
+    """
+    manifest = artifact.manifest
+    try:
+        driver = Driver(library)
+        gpu = driver.gpus()[0]
+    except MissingTool as error:
+        raise MissingTool(f"{error}; {artifact.root} holds {held(manifest)}") from None
+    plan, images = _code(artifact, gpu, cache, trust)
+    _check_facts(artifact, plan)
+    weights = artifact.load_weights(verify=verify)
+    program = GpuProgram(plan, CudaDevice(driver, gpu, images), weights.bytes())
+    tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
+    weights.check()
+    return Session(program, manifest.model, manifest.ranges, tokenizer, block_size=plan.block_size)
+
+
+def runs_here(manifest: Manifest, library: str = LIBRARY) -> bool:
+    """Whether this machine has a GPU that the artifact holds a program for."""
+    targets = manifest.programs.get(CUDA, {})
+    if not targets:
+        return False
+    try:
+        gpu = Driver(library).gpus()[0]
+    except MissingTool:
+        return False
+    return any(True for _ in _candidates(targets, gpu))
+
+
+def held(manifest: Manifest) -> str:
+    """What an artifact has to run, for messages."""
+    gpus = sorted(role for role in manifest.programs.get(CUDA, {}) if "." not in role)
+    programs = [f"cuda for {', '.join(gpus)}" if name == CUDA else name for name in sorted(manifest.programs)]
+    return f"programs {'; '.join(programs)}"
+
+
+def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan, dict[str, Image]]:
+    """The plan for a GPU and the code of its kernels."""
+    roles = artifact.manifest.programs.get(CUDA, {})
+    for target, compiled in _candidates(roles, gpu):
+        name = roles[f"{target}.bin"]
+        file = parse_plan(artifact.read(roles[target]), roles[target], artifact.manifest.files[name].bytes)
+        _check_target(roles[target], file, target)
+        binaries = file.binaries if compiled else file.ptx
+        if binaries:
+            return file.plan, _images(binaries, _allowed(artifact, name, cache, trust))
+    raise ArtifactRejected(
+        f"{artifact.root}: holds {held(artifact.manifest)}, this machine has {gpu.name} ({gpu.level});"
+        f" build the artifact with --target {gpu.level}, or use --program cpu"
+    )
+
+
+def _candidates(roles: Mapping[str, str], gpu: Gpu) -> Iterator[tuple[str, bool]]:
+    """Targets whose code may run on a GPU, best first, and whether it is machine code; otherwise it is PTX."""
+    major, minor = gpu.capability
+    level = 10 * major + minor
+    levels = sorted((int(role[3:]) for role in roles if role.startswith("sm_") and "." not in role), reverse=True)
+    for found in levels:
+        if found == level or (found < FIRST_EXACT and found // 10 == major and found < level):
+            yield f"sm_{found}", True
+    if FIRST_WITH_PTX in levels and level >= FIRST_WITH_PTX:
+        yield f"sm_{FIRST_WITH_PTX}", False
+
+
+def _images(binaries: Mapping[str, Binary], code: bytes) -> dict[str, Image]:
+    return {
+        name: Image(code[binary.offset : binary.offset + binary.bytes], binary.symbol, binary.shared, binary.threads)
+        for name, binary in binaries.items()
+    }
+
+
+def _check_target(where: str, file: PlanFile, target: str) -> None:
+    if file.plan.target != target:
+        raise ArtifactRejected(f"{where}: a plan for {file.plan.target}, expected {target}; build the artifact again")
+
+
+def _check_facts(artifact: Artifact, plan: Plan) -> None:
+    """That plan and manifest speak of the same model: a token beyond its tables would be read from elsewhere."""
+    facts, caches = artifact.manifest.model, artifact.manifest.kv
+    if plan.vocabulary != facts.vocab_size:
+        raise ArtifactRejected(
+            f"{artifact.root}: the manifest says {facts.vocab_size} tokens, its program knows {plan.vocabulary};"
+            " build the artifact again"
+        )
+    mine = [(cache.heads, cache.key_size, cache.value_size, cache.dtype) for cache in plan.caches]
+    if mine != [(cache.heads, cache.key_size, cache.value_size, cache.dtype) for cache in caches]:
+        raise ArtifactRejected(f"{artifact.root}: its program has other caches than the manifest; build it again")
+
+
+def _allowed(artifact: Artifact, name: str, cache: Path, trust: bool) -> bytes:
+    """The content of a file of code: what this machine made, or the artifact's, if it is trusted."""
+    if not trust and built_here(cache, artifact.manifest.files[name].sha256, GPU_SUFFIX) is None:
+        raise ArtifactRejected(
+            f"{artifact.root / name}: GPU code that this machine did not make is not run unasked; if you trust where it"
+            " comes from, say --trust (trust=True), else build the artifact here or use --program reference"
+        )
+    return artifact.read(name)

@@ -1,0 +1,122 @@
+"""Opening GPU programs: which code a GPU gets, what may run, and what is said where none fits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import cuda_artifact, fake_cuda
+from support.tiny_gpu_program import expected
+
+import llmc
+from llmc.errors import ArtifactRejected, MissingTool
+from llmc.runtime.artifact import Artifact
+from llmc.runtime.cuda.driver import Gpu
+from llmc.runtime.cuda.open_session import _candidates, open_cuda_session, runs_here
+from llmc.runtime.native_trust import keep
+from llmc.runtime.sample import SamplingParams
+from llmc.runtime.session import Session
+
+
+LAYER = {"heads": 1, "key_size": 1, "value_size": 1, "dtype": "float32"}
+
+
+def open_it(path: Path, **options: Any) -> Session:
+    library = fake_cuda.library()._name
+    given = {"cache": path.parent / "cache", "trust": True, "library": library} | options
+    return open_cuda_session(Artifact.open(path, verify="fast"), **given)
+
+
+def test_an_artifact_generates_on_the_gpu(tmp_path: Path) -> None:
+    session = open_it(cuda_artifact.write(tmp_path / "a"))
+    (result,) = session.generate(["abc"], SamplingParams(max_new_tokens=20))
+    tokens = [0, 1, 2]
+    for token in result.token_ids:
+        assert token == expected(tokens)[-1].argmax()
+        tokens.append(token)
+    assert result.text == "".join("abcdefg"[token] for token in result.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("capability", "targets"),
+    [
+        ((9, 0), ["sm_90", "sm_80.ptx"]),
+        ((8, 6), ["sm_80", "sm_80.ptx"]),
+        ((8, 9), ["sm_89", "sm_80", "sm_80.ptx"]),
+        ((10, 0), ["sm_100", "sm_80.ptx"]),
+        ((10, 3), ["sm_80.ptx"]),
+        ((12, 0), ["sm_80.ptx"]),
+        ((7, 5), []),
+    ],
+)
+def test_code_is_chosen_by_capability(capability: tuple[int, int], targets: list[str]) -> None:
+    held = ["sm_80", "sm_80.bin", "sm_80.py", "sm_89", "sm_90", "sm_100", "gfx942"]
+    found = _candidates(dict.fromkeys(held, ""), Gpu(0, "", capability, 0, 0, 0))
+    assert [target if compiled else f"{target}.ptx" for target, compiled in found] == targets
+
+
+def test_ptx_serves_gpus_that_there_is_no_code_for(tmp_path: Path) -> None:
+    session = open_it(cuda_artifact.write(tmp_path / "a", targets=("sm_80",), ptx=("sm_80",)))
+    assert len(session.generate([[1]], SamplingParams(max_new_tokens=2))[0].token_ids) == 2
+
+
+def test_what_the_artifact_holds_is_said_where_nothing_fits(tmp_path: Path) -> None:
+    path = cuda_artifact.write(tmp_path / "a", targets=("sm_80", "sm_100"))
+    with pytest.raises(ArtifactRejected) as caught:
+        open_it(path)
+    assert "holds programs cuda for sm_100, sm_80; reference, this machine has Fake H200 (sm_90)" in str(caught.value)
+    assert "build the artifact with --target sm_90" in str(caught.value)
+
+
+def test_without_a_gpu_the_error_says_what_there_is_instead(tmp_path: Path) -> None:
+    path = cuda_artifact.write(tmp_path / "a")
+    with pytest.raises(MissingTool, match=r"libnothing.*holds programs cuda for sm_90; reference"):
+        open_it(path, library="libnothing.so.1")
+
+
+def test_foreign_code_needs_trust(tmp_path: Path) -> None:
+    path = cuda_artifact.write(tmp_path / "a")
+    with pytest.raises(ArtifactRejected, match=r"cuda-sm_90.bin: GPU code that this machine did not make .*--trust"):
+        open_it(path, trust=False)
+    keep(tmp_path / "cache", cuda_artifact.CODE)
+    open_it(path, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("a plan for sm_80, expected sm_90", {"target": "sm_80"}),
+        ("the manifest says 7 tokens, its program knows 8", {"vocabulary": 8}),
+        ("has other caches than the manifest", {"caches": [{**LAYER, "heads": 2}]}),
+        ("'table' has 224 bytes, expected 225", {"weight_bytes": [225, 28]}),
+    ],
+)  # fmt: skip
+def test_plans_that_do_not_fit_the_artifact_are_refused(tmp_path: Path, message: str, change: dict[str, Any]) -> None:
+    path = cuda_artifact.write(tmp_path / "a", alter=lambda plain: plain["plan"].update(change))
+    with pytest.raises(ArtifactRejected, match=message):
+        open_it(path)
+
+
+def test_damaged_weights_are_found_while_they_are_uploaded(tmp_path: Path) -> None:
+    path = cuda_artifact.write(tmp_path / "a")
+    weights = path / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ArtifactRejected, match="damaged or altered"):
+        open_it(path)
+    open_it(path, verify="fast")
+
+
+def test_a_gpu_program_is_the_default_where_it_runs(tmp_path: Path) -> None:
+    library = fake_cuda.library()._name
+    fits = Artifact.open(cuda_artifact.write(tmp_path / "a"), verify="fast").manifest
+    other = Artifact.open(cuda_artifact.write(tmp_path / "b", targets=("sm_100",)), verify="fast").manifest
+    assert runs_here(fits, library)
+    assert not runs_here(other, library)
+    assert not runs_here(fits, "libnothing.so.1")
+
+
+def test_load_takes_the_kind_of_program(tmp_path: Path) -> None:
+    path = cuda_artifact.write(tmp_path / "a", targets=("sm_10",))  # no GPU that is about has this level
+    with pytest.raises((MissingTool, ArtifactRejected), match=r"holds programs cuda for sm_10; reference"):
+        llmc.load(path, program="cuda", trust=True)
