@@ -25,9 +25,11 @@ FACTORS = {torch.float32: 2.0, torch.float16: 1.1, torch.bfloat16: 1.1, torch.fl
 """How many times eager's error a compiled model may have. float32 sums in another order; the others round more."""
 FLOOR = 1e-6
 """Error that is always allowed, relative to the size of the logits: a few roundings of float32."""
-DIVERGENCE = {"int4": 0.5, "int8": 0.05, "keep": 0.05}
-"""The largest mean KL divergence, in nats, by how weights are stored: four bits cost what they cost, eight bits and the
-activations of kept weights next to nothing."""
+DIVERGENCE = {"int4": 0.5, "int6": 0.1, "int8": 0.05, "fp8": 0.1, "keep": 0.05}
+"""The largest mean KL divergence, in nats, by how weights are stored: four bits cost what they cost, six little, eight
+and the activations of kept weights next to nothing."""
+ROUNDED_CACHES = {"int8": 0.05, "fp8": 0.5}
+"""The same by how keys and values are stored, where the weights are floats."""
 LENGTHS = (1, 7, 33, 64)
 """Lengths of the sequences that are compared: alone, odd, and across block edges."""
 
@@ -129,12 +131,16 @@ def compare_artifact(
 
     artifact = Artifact.open(directory, verify="fast")
     manifest = artifact.manifest
-    dtype = DTYPES[manifest.kv[0].dtype] if manifest.kv else torch.float32
+    stored = manifest.kv[0].dtype if manifest.kv else "float32"
+    dtype = torch.float32 if stored in ROUNDED_CACHES else DTYPES[stored]
     source = partial(source_module, model)
     expected = Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context)
     found = expected.compare(load(directory, program=program, trust=trust))
-    if any(name.endswith("_quants") for name in artifact.weights_header.tensors):
-        found = replace(found, kl_limit=DIVERGENCE[str(manifest.options.get("quantize") or "keep")])
+    if any(name.endswith(("_quants", "_scales")) for name in artifact.weights_header.tensors):
+        how = str(manifest.options.get("quantize") or "keep").partition(":")[0]
+        found = replace(found, kl_limit=DIVERGENCE[how])
+    elif stored in ROUNDED_CACHES:
+        found = replace(found, kl_limit=ROUNDED_CACHES[stored])
     return found
 
 

@@ -47,6 +47,7 @@ def compile(
     dump: str | Path | None = None,
     stop_after: int | None = None,
     quantize: str | None = None,
+    head: str | None = None,
     kv_dtype: str | None = None,
     program: str | None = None,
     strict: bool = False,
@@ -64,8 +65,12 @@ def compile(
         prove: test every rewrite on the subgraph it replaces.
         dump: directory for the graph after each pass.
         stop_after: make only the first so many rewrites.
-        quantize: how weights are stored: "float", "int8", "int4", or "keep" for the blocks of a GGUF file.
-        kv_dtype: dtype of keys and values in the cache; one that fits the weights when None.
+        quantize: how weights are stored: "float", "fp8", "int8", "int6", "int4" (also "int4:64", "int4:128"), or
+            "keep" for the blocks of a GGUF file.
+        head: how the projection to the logits is stored when the weights are rounded; "int6" beside four bits, when
+            None.
+        kv_dtype: how keys and values are stored in the cache: a dtype, or "int8" or "fp8" (e4m3; has no native form for
+            CPUs) with a scale for each token and head; a dtype that fits the weights when None.
         program: "cpu" for native code, "reference" for the graph in eager torch; native code where a C++ compiler is
             found, when None.
         strict: refuse a model that has no native form; otherwise it gets the reference program, and the report says so.
@@ -84,6 +89,7 @@ def compile(
         dump=dump,
         stop_after=stop_after,
         quantize=quantize,
+        head=head,
         kv_dtype=kv_dtype,
         program=program,
         strict=strict,
@@ -118,7 +124,7 @@ def compile(
 def _phases(source: Read, options: Options, *, packed: bool) -> Mapping[str, Sequence[Pass]]:
     if options.quantize is None and not packed:
         return pipeline(cache=options.kv_dtype)
-    packing = weight_packing(options.quantize, source.origin.kind)
+    packing = weight_packing(options.quantize, source.origin.kind, options.head)
     return pipeline(packing, cache_dtype(source.model, packing, options.kv_dtype))
 
 
@@ -186,6 +192,7 @@ def _spelled(options: Options) -> dict[str, object]:
         "prove": options.prove,
         "stop_after": options.stop_after,
         "quantize": options.quantize,
+        "head": options.head,
         "kv_dtype": options.kv_dtype,
         "program": options.program,
         "target": ",".join(options.targets),

@@ -13,10 +13,16 @@ from pathlib import Path
 from llmc.errors import BadOption
 
 DTYPES = ("float32", "float16", "bfloat16")
-"""What `dtype` and `kv_dtype` may be."""
+"""What `dtype` may be."""
 
-STORAGES = ("float", "int8", "int4", "keep")
-"""What `quantize` may be."""
+KV_DTYPES = (*DTYPES, "int8", "fp8")
+"""What `kv_dtype` may be."""
+
+STORAGES = ("float", "fp8", "int8", "int6", "int4", "int4:64", "int4:128", "keep")
+"""What `quantize` may be; the number after a colon is that of weights that share a scale, 32 where none is said."""
+
+HEADS = ("float", "fp8", "int8", "int6", "int4", "int4:64", "int4:128")
+"""What `head` may be."""
 
 TARGETS = ("cpu", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 """What `target` may name: this kind of CPU, and the GPUs that kernels are made for."""
@@ -44,8 +50,11 @@ class Options:
     quantize: str | None = None
     """How a native program stores weights: as the floats they are, as integers, or as the GGUF file stores them
     ("keep"). None is "keep" for a GGUF file and "float" for everything else."""
+    head: str | None = None
+    """How it stores the projection to the logits, and the embedding if that is the same table, when `quantize` says
+    what the others are rounded to. None is "int6" for four bits, and for all else what the others are."""
     kv_dtype: str | None = None
-    """The dtype of keys and values in the cache; None is one that fits the weights."""
+    """How keys and values are stored in the cache; None is a dtype that fits the weights."""
 
     program: str | None = None
     """The kind of program; None is native code where a compiler is found."""
@@ -66,8 +75,12 @@ class Options:
             raise BadOption(f"dtype: {self.dtype!r} is not a dtype of a compiled model; use {', '.join(DTYPES)}")
         if self.quantize is not None and self.quantize not in STORAGES:
             raise BadOption(f"quantize: {self.quantize!r} is not a way to store weights; use {', '.join(STORAGES)}")
-        if self.kv_dtype is not None and self.kv_dtype not in DTYPES:
-            raise BadOption(f"kv dtype: {self.kv_dtype!r} is not a dtype of a cache; use {', '.join(DTYPES)}")
+        if self.head is not None and self.head not in HEADS:
+            raise BadOption(f"head: {self.head!r} is not a way to store the head; use {', '.join(HEADS)}")
+        if self.head is not None and self.quantize in (None, "float", "keep"):
+            raise BadOption(f"head: {self.head!r} needs `quantize` to say what the other weights are rounded to")
+        if self.kv_dtype is not None and self.kv_dtype not in KV_DTYPES:
+            raise BadOption(f"kv dtype: {self.kv_dtype!r} is not a dtype of a cache; use {', '.join(KV_DTYPES)}")
         if self.max_context is not None and self.max_context < 1:
             raise BadOption(f"max context: {self.max_context} is less than 1 token; use 1 or more, or leave it out")
         if self.stop_after is not None and self.stop_after < 0:
@@ -85,6 +98,7 @@ class Options:
         dump: str | Path | None = None,
         stop_after: int | None = None,
         quantize: str | None = None,
+        head: str | None = None,
         kv_dtype: str | None = None,
         program: str | None = None,
         strict: bool = False,
@@ -105,6 +119,7 @@ class Options:
             folder,
             stop_after,
             quantize,
+            head,
             kv_dtype,
             program or environment.get("LLMC_PROGRAM") or None,
             strict,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -16,7 +16,7 @@ from llmc.ir.rewrite import Rewriter
 from llmc.ir.tracing import trace
 from llmc.passes.merge_linears import LINEAR
 from llmc.passes.pack_experts import MOE, pack_experts
-from llmc.passes.packing import Packing, Storage, choose_packing, make_recipes, rounding_error
+from llmc.passes.packing import ROUNDED, Packing, Storage, choose_packing, make_recipes, rounding_error
 
 aten = torch.ops.aten
 dialect = torch.ops.llmc
@@ -34,13 +34,13 @@ _ENDS = frozenset({dialect.rms_norm.default, dialect.layer_norm.default, dialect
 class PackWeights:
     """Make every linear, tied embedding and mixture of experts read packed weights.
 
-    `weights` says how they are stored (see `llmc.passes.packing.Storage`). With "int8" and "int4" the projection to
+    `weights` says how they are stored (see `llmc.passes.packing.Storage`). Where they are rounded, the projection to
     the logits is stored as `head`. Routers of experts, and what is smaller than a tile, stay in floats.
     """
 
     name: ClassVar[str] = "pack_weights"
     weights: Storage = "float"
-    head: Literal["int8", "int4", "float"] = "int8"
+    head: Storage = "int8"
 
     def run(self, model: Model, rewriter: Rewriter) -> int:
         """Pack everything that can be; return the number of ops replaced.
@@ -87,7 +87,7 @@ class PackWeights:
         rows, columns = weight.meta["val"].shape
         if routers or rows < TILE or columns < GROUP:
             return "float"
-        return self.head if heads and self.weights in ("int8", "int4") else self.weights
+        return self.head if heads and self.weights in ROUNDED else self.weights
 
 
 @dataclass

@@ -19,8 +19,18 @@ from llmc.ir.weights import Expr, Source, Weight
 aten = torch.ops.aten
 dialect = torch.ops.llmc
 
-Storage = Literal["float", "int8", "int4", "keep"]
-"""What weights are stored as: the dtype they have, rounded integers, or what the file holds."""
+Storage = Literal["float", "fp8", "int8", "int6", "int4", "int4:64", "int4:128", "keep"]
+"""What weights are stored as: the dtype they have, what they are rounded to, or what the file holds."""
+
+ROUNDED: Mapping[Storage, str] = {
+    "fp8": "fp8",
+    "int8": "int8",
+    "int6": "int6",
+    "int4": "int4",
+    "int4:64": "int4g64",
+    "int4:128": "int4g128",
+}
+"""The packed format of what weights are rounded to."""
 
 SAMPLE_ROWS = 512
 """Rows of a weight whose rounding is measured."""
@@ -73,8 +83,8 @@ class Packing:
 
 def choose_packing(model: Model, weight: fx.Node, storage: Storage, repack: bool = True) -> Packing:
     """How `weight` is packed as `storage`; stored blocks are only taken over when `repack` allows it."""
-    if storage in ("int8", "int4"):
-        return Packing(weight, storage)
+    if storage in ROUNDED:
+        return Packing(weight, ROUNDED[storage])
     types = stored_types(model.weights[weight.name])
     own = FLOAT_FORMATS[weight.meta["val"].dtype]
     if storage == "float" or not types:

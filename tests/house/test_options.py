@@ -38,8 +38,10 @@ def test_a_variable_that_is_no_number_is_refused(text: str) -> None:
         ({"dtype": "int4"}, "use float32, float16, bfloat16"),
         ({"max_context": 0}, "use 1 or more"),
         ({"stop_after": -1}, "use 0 or more"),
-        ({"quantize": "int3"}, "use float, int8, int4, keep"),
-        ({"kv_dtype": "int8"}, "use float32, float16, bfloat16"),
+        ({"quantize": "int4:16"}, "use float, fp8, int8, int6, int4, int4:64, int4:128, keep"),
+        ({"quantize": "int4", "head": "keep"}, "use float, fp8, int8, int6"),
+        ({"head": "int8"}, "needs `quantize`"),
+        ({"kv_dtype": "int4"}, "use float32, float16, bfloat16, int8, fp8"),
         ({"dump": Path(__file__)}, "is a file; name a directory"),
     ],
 )

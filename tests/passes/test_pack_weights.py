@@ -26,6 +26,7 @@ from llmc.pipeline import pipeline
 DYNAMIC = {0: [0]}
 
 
+from llmc.quantize import weight_packing
 class Tied(nn.Module):
     """A table of 50 rows of 40, a hidden layer with a bias, and logits by the table."""
 
@@ -94,6 +95,20 @@ def test_parts_of_a_weight_are_evaluated_together_and_survive_the_artifact() -> 
     model, _ = packed(Tied(), PackWeights("int4"))
     recipes = [model.weights[f"table_{part}"] for part in ("quants", "scales")]
     assert all(isinstance(recipe, Expr) and recipe.output == place for place, recipe in enumerate(recipes))
+def test_what_the_options_ask_for() -> None:
+    def asked(quantize: str | None, kind: str = "huggingface", head: str | None = None) -> list[str]:
+        return formats(packed(Tied(), weight_packing(quantize, kind, head))[0])
+
+    assert asked(None) == ["f32", "f32"]
+    assert asked("int4") == ["int4", "int6"]
+    assert asked("int4:64") == ["int4g64", "int6"]
+    assert asked("int4:128", head="int8") == ["int4g128", "int8"]
+    assert asked("int8") == ["int8", "int8"]
+    assert asked("int6", head="float") == ["int6", "f32"]
+    assert asked("fp8") == ["fp8", "fp8"]
+    assert weight_packing(None, "gguf").weights == "keep"
+
+
     values = dict(evaluate_each(model.weights))
     again = load_graph(save_graph(model.graph_module, model.weights))
     (found,) = fx.Interpreter(again).run(*(values[name] for name in again.meta["weights"]), IDS)
