@@ -13,17 +13,18 @@ Symbol = Literal["", "T", "B", "R"]
 
 @dataclass(frozen=True)
 class Extent:
-    """One side of a grid: `times * ceil(symbol / per) + plus`; `symbol` is 1 where it is empty, `plus` 0."""
+    """One side of a grid: `times * ceil(symbol / per) + plus + more`; `symbol` is 1 where it is empty, `plus` 0."""
 
     symbol: Symbol = ""
     per: int = 1
     times: int = 1
     plus: Symbol = ""
+    more: int = 0
 
     def at(self, sizes: Mapping[str, int]) -> int:
         """The side in a step of these sizes."""
         size = sizes[self.symbol] if self.symbol else 1
-        return self.times * -(-size // self.per) + (sizes[self.plus] if self.plus else 0)
+        return self.times * -(-size // self.per) + (sizes[self.plus] if self.plus else 0) + self.more
 
 
 ONE = Extent()

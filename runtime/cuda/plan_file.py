@@ -270,6 +270,7 @@ def _extent(field: Field, symbols: tuple[str, ...]) -> Extent:
         per=members["per"].integer(1, 1 << 30),
         times=members["times"].integer(1, 1 << 30),
         plus=cast(Symbol, members["plus"].choice(*symbols)),
+        more=members["more"].integer(0, 1 << 30),
     )
 
 
