@@ -14,12 +14,18 @@ Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="float32, float
 Quantize = Annotated[
     str | None,
     typer.Option(
-        metavar="HOW", help="Store weights as float, int8, int4, or keep the file's types; default: keep for .gguf."
+        metavar="HOW",
+        help="Store weights as float, fp8, int8, int6, int4 (or int4:64, int4:128: so many share a scale), or keep the "
+        "file's types; default: keep for .gguf.",
     ),
+]
+Head = Annotated[
+    str | None,
+    typer.Option(metavar="HOW", help="Store the projection to the logits otherwise; default: int6 beside int4."),
 ]
 KvDtype = Annotated[
     str | None,
-    typer.Option(metavar="DTYPE", help="Keys and values in the cache: float32, float16 or bfloat16."),
+    typer.Option(metavar="DTYPE", help="Keys and values in the cache: float32, float16, bfloat16, int8 or fp8."),
 ]
 BuildProgram = Annotated[
     str | None,
@@ -36,7 +42,9 @@ Target = Annotated[
 ]
 RunProgram = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help="cuda, cpu or reference; default: the first that runs here and is in the artifact."),
+    typer.Option(
+        metavar="KIND", help="cuda, cpu or reference; default: the first that runs here and is in the artifact."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads of a native program; default: one for each CPU.")
