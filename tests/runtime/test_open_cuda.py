@@ -16,7 +16,6 @@ from llmc.runtime.native_trust import keep
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
 
-
 LAYER = {"heads": 1, "key_size": 1, "value_size": 1, "dtype": "float32"}
 
 

@@ -114,7 +114,7 @@ def test_the_best_library_for_the_machine_is_chosen(
 
 
 def test_what_is_no_verification_and_no_program_is_refused(path: Path, here: Path) -> None:
-    with pytest.raises(BadOption, match="is no kind of program; use cpu or reference"):
+    with pytest.raises(BadOption, match="is no kind of program; use cuda or cpu or reference"):
         load(path, program="gpu")
     with pytest.raises(BadOption, match="is not a way to check"):
         open_cpu_session(Artifact.open(path), cache=here, verify="none")  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_programs_have_the_files_that_they_need(path: Path, programs: dict[str, 
 
 def test_an_artifact_without_a_native_program_says_so(path: Path) -> None:
     reseal(path, lambda manifest: manifest["programs"].pop("cpu"))
-    with pytest.raises(ArtifactRejected, match=r"holds programs \['reference'\]; expected the cpu program"):
+    with pytest.raises(ArtifactRejected, match=r"holds programs reference; expected the cpu program"):
         load(path, program="cpu")
 
 
