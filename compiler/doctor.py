@@ -5,8 +5,6 @@ Looks without importing torch or transformers, so that it also works where they 
 
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -18,6 +16,7 @@ from llmc.codegen.cpp.toolchain import find_compiler
 from llmc.errors import LlmcError
 from llmc.options import cache_directory, chosen_compiler
 from llmc.runtime.cpu_features import features, levels, processor_name, usable_cpus
+from llmc.runtime.cuda.driver import LIBRARY, Driver
 
 OPTIONAL_PACKAGES = ("triton",)
 """Packages that llmc reports but does not require."""
@@ -67,13 +66,16 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU, as `nvidia-smi` describes it."""
+    """One NVIDIA GPU, as its driver describes it."""
 
     name: str
     memory_bytes: int
     capability: str
     """Compute capability, such as `9.0`."""
+    target: str
+    """What to build programs for it with, such as `sm_90`."""
     driver: str
+    """The version of CUDA that the driver is for."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Examination:
     memory_bytes: int
     compiler: Compiler
     gpus: tuple[Gpu, ...]
+    gpu_problem: str
+    """Why there are none; empty if there are."""
     cache: str
 
     @property
@@ -103,6 +107,7 @@ class Examination:
 
 def examine() -> Examination:
     """Look at this machine and this environment."""
+    gpus, gpu_problem = find_gpus()
     return Examination(
         llmc=__version__,
         python=platform.python_version(),
@@ -112,7 +117,8 @@ def examine() -> Examination:
         processor=_processor(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         compiler=_compiler(),
-        gpus=_gpus(),
+        gpus=gpus,
+        gpu_problem=gpu_problem,
         cache=str(cache_directory()),
     )
 
@@ -149,24 +155,15 @@ def _compiler() -> Compiler:
     return Compiler(" ".join(found.command), found.version)
 
 
-def _gpus() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    found = []
-    for line in _output(
-        tool, "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
-    ).splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 4 and fields[1].isdecimal():
-            found.append(Gpu(fields[0], int(fields[1]) << 20, fields[2], fields[3]))
-    return tuple(found)
-
-
-def _output(*command: str) -> str:
-    """What `command` prints; empty if it fails or takes longer than ten seconds."""
+def find_gpus(library: str = LIBRARY) -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that this process may use, or why there are none; `library` is their driver."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        driver = Driver(library)
+        found = driver.gpus()
+    except LlmcError as error:
+        return (), str(error)
+    gpus = [
+        Gpu(gpu.name, gpu.memory_bytes, ".".join(map(str, gpu.capability)), gpu.level, driver.version_text)
+        for gpu in found
+    ]
+    return tuple(gpus), ""

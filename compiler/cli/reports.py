@@ -67,9 +67,9 @@ def examination_lines(found: Examination) -> Iterator[str]:
     compiler = found.compiler
     yield f"compiler  {f'{compiler.path}: {compiler.version}' if compiler.path else compiler.version}"
     for gpu in found.gpus:
-        yield f"gpu       {gpu.name}, {size(gpu.memory_bytes)}, capability {gpu.capability}, driver {gpu.driver}"
+        yield f"gpu       {gpu.name}, {size(gpu.memory_bytes)}, {gpu.target}, driver for CUDA {gpu.driver}"
     if not found.gpus:
-        yield "gpu       none found"
+        yield f"gpu       none: {found.gpu_problem}"
     yield f"cache     {found.cache}"
 
 
