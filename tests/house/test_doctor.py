@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from support import fake_cuda
 
 from llmc.cli.reports import examination_lines
