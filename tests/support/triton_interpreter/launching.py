@@ -103,8 +103,8 @@ def install() -> None:
     if isinstance(stock.interpreter_builder, Interpreter):
         return
     builder = Interpreter()
-    # Checks of integer overflow are computed but not looked at unless in debug mode.
-    builder.options = stock.InterpreterOptions(sanitize_overflow=False)
+    # `tl.device_assert` is on. Checks of each integer operation for overflow would cost more than the operations.
+    builder.options = stock.InterpreterOptions(debug=True, sanitize_overflow=False)
     stock.interpreter_builder = builder
     stock.interpreter_semantic = shortcuts.Semantic(builder)
     stock.TensorHandle = Value
@@ -152,8 +152,7 @@ def launch(
     name = kernel.fn.__name__
     bound = _bound(kernel, args, options)
     constants = _constants(kernel)
-    pairs = [(key, value) for key, value in bound.items() if isinstance(value, torch.Tensor)]
-    arguments = [Argument(key, value) for key, value in pairs]
+    arguments = [Argument(key, value) for key, value in _tensors(bound)]
     arguments += [Argument(f"reachable[{at}]", tensor) for at, tensor in enumerate(reachable)]
     share_regions(arguments)
     by_name = {argument.name: argument for argument in arguments}
@@ -165,7 +164,7 @@ def launch(
     builder.set_grid_dim(*sizes)
     function = _function(kernel)
     with _language(), np.errstate(all="ignore"):
-        values = {key: value if key in constants else _value(value, by_name.get(key)) for key, value in bound.items()}
+        values = {key: value if key in constants else _value(value, key, by_name) for key, value in bound.items()}
         try:
             for program in programs:
                 builder.grid_idx = program
@@ -198,10 +197,28 @@ def _constants(kernel: Any) -> set[str]:
     return {name for name, kind in annotations.items() if kind is tl.constexpr or str(kind).endswith("constexpr")}
 
 
-def _value(value: Any, argument: Argument | None) -> Any:
+def _tensors(values: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors among a kernel's arguments, also those in tuples and behind descriptors, with names."""
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from _tensors({f"{name}[{at}]": item for at, item in enumerate(value)})
+        elif isinstance(value, stock.TensorDescriptor):
+            yield name, value.base
+
+
+def _value(value: Any, name: str, arguments: dict[str, Argument]) -> Any:
+    """An argument as the kernel sees it."""
+    if isinstance(value, tuple):
+        return tl.tuple([_value(item, f"{name}[{at}]", arguments) for at, item in enumerate(value)])
+    if isinstance(value, float):
+        return tl.tensor(Value(np.array([value], np.float32), tl.float32), tl.float32)
     converted = stock._implicit_cvt(value)
-    if argument is not None:
-        converted.handle.argument = argument
+    if isinstance(value, torch.Tensor):
+        converted.handle.argument = arguments[name]
+    elif isinstance(value, stock.TensorDescriptor):
+        converted.handle.base.argument = arguments[name]
     return converted
 
 

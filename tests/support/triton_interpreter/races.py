@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from support.triton_interpreter.memory import Access, Argument
 
 Segments = NDArray[np.int32]
-NOBODY, MANY = -1, -2
+NOBODY, MANY = 0, -1
+"""In place of a segment. Nobody is 0, so that the history of memory that nothing touches takes no memory."""
 
 
 class RaceError(AssertionError):
@@ -46,8 +47,8 @@ class Shadow:
         self.start = region.start
         self.granule = region.granule
         count = -(-region.size // region.granule)
-        self.writer: Segments = np.full(count, NOBODY, np.int32)
-        self.reader: Segments = np.full(count, NOBODY, np.int32)
+        self.writer: Segments = np.zeros(count, np.int32)
+        self.reader: Segments = np.zeros(count, np.int32)
         self.atomic = np.zeros(count, np.bool_)
         """Whether the last write was an atomic operation."""
         self.shared = np.zeros(count, np.bool_)
@@ -85,11 +86,11 @@ class Races:
         self.written: set[str] = set(written)
         """Names of arguments that programs of this kernel write, as far as known."""
         self._shadows: dict[Region, Shadow] = {}
-        self._owners: list[tuple[int, ...]] = []
-        """The program of each segment."""
-        self._known = 0
+        self._owners: list[tuple[int, ...]] = [()]
+        """The program of each segment; segment 0 is what was before."""
+        self._known = 1
         self._open = NOBODY
-        self._first = 0
+        self._first = 1
         """The first segment of the running program."""
         self._released: dict[int, int] = {}
         """By address, the segments that an acquiring operation there learns of."""
@@ -102,7 +103,7 @@ class Races:
             self._pending.clear()  # what the first program did not write is taken as only read
         self._programs += 1
         self._program = program
-        self._known = 0
+        self._known = 1
         self._first = len(self._owners)
         self._segment()
 
@@ -164,7 +165,7 @@ class Races:
         shadow = self._written_shadow(argument)
         granules = shadow.granules(argument, access.dtype.itemsize, access.index)
         writers = shadow.writer[granules]
-        others = (writers >= 0) & (writers < self._first)
+        others = (writers > NOBODY) & (writers < self._first)
         if others.any():
             shadow.shared[granules] |= others
             self._ordered(access, "writes", writers, "wrote", own_too=False)
@@ -202,7 +203,7 @@ class Races:
         argument = access.argument
         if argument.name in self._unordered:
             return
-        suspects = (segments >= 0) & (segments < self._first)
+        suspects = (segments > NOBODY) & (segments < self._first)
         if own_too:
             suspects |= segments == self._open
         suspects |= segments == MANY

@@ -3,8 +3,8 @@
 These replace methods of the language while a kernel runs. They give what the methods give; tests run both.
 """
 
+import functools
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +15,9 @@ core = tl.core
 _block_init = core.block_type.__init__
 _types: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
 _shapes: dict[tuple[int, ...], Any] = {}
+_blocks: dict[tuple[str, tuple[int, ...]], Any] = {}
+_PLAIN = frozenset({"int32", "int64", "fp32"})
+"""Types that two operands keep."""
 _SCALAR = (core.constexpr(1), core.tuple([]))
 
 
@@ -49,31 +52,52 @@ def dtype_equal(self: tl.dtype, other: Any) -> bool:
     return isinstance(other, core.dtype) and self.name == other.name
 
 
+def _block(scalar: tl.dtype, sizes: tuple[int, ...]) -> Any:
+    """The type of a block; one object for each, but for pointers."""
+    if scalar.is_ptr():
+        return core.block_type(scalar, list(sizes))
+    found = _blocks.get((scalar.name, sizes))
+    if found is None:
+        found = _blocks[scalar.name, sizes] = core.block_type(scalar, list(sizes))
+    return found
+
+
+@functools.cache
+def _merged(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that two shapes of one rank broadcast to, if they do."""
+    if len(left) != len(right):
+        return None
+    sizes = tuple(max(pair) for pair in zip(left, right, strict=True))
+    fits = all(size in (1, whole) for one in (left, right) for size, whole in zip(one, sizes, strict=True))
+    return sizes if fits else None
+
+
 class Semantic(TritonSemantic):
     """The rules of the language, with short ways for operands that agree already."""
+
+    def __init__(self, builder: Any) -> None:
+        super().__init__(builder)
+        self._constants: dict[tuple[str, str], Any] = {}
 
     def broadcast_impl_value(self, lhs: Any, rhs: Any) -> Any:
         """Operands of one shape are returned as they are, scalars and axes of one element spread out."""
         left, right = lhs.type, rhs.type
-        if left.is_block():
-            if not right.is_block():
-                return lhs, self._spread(rhs, left.sizes)
-            if left.shape is right.shape:
-                return lhs, rhs
-            if len(left.sizes) == len(right.sizes):
-                sizes = tuple([max(pair) for pair in zip(left.sizes, right.sizes, strict=True)])
-                if all(
-                    size in (1, whole) for one in (left, right) for size, whole in zip(one.sizes, sizes, strict=True)
-                ):
-                    return self._spread(lhs, sizes), self._spread(rhs, sizes)
+        if not left.is_block():
+            return (self._spread(lhs, right.sizes), rhs) if right.is_block() else (lhs, rhs)
+        if not right.is_block():
+            return lhs, self._spread(rhs, left.sizes)
+        if left.shape is right.shape:
+            return lhs, rhs
+        sizes = _merged(left.sizes, right.sizes)
+        if sizes is None:
             return super().broadcast_impl_value(lhs, rhs)
-        return (self._spread(lhs, right.sizes), rhs) if right.is_block() else (lhs, rhs)
+        return self._spread(lhs, sizes), self._spread(rhs, sizes)
 
     def _spread(self, value: Any, sizes: tuple[int, ...]) -> Any:
         kind = value.type
         if kind.is_block() and kind.sizes == sizes:
             return value
-        return self.tensor(self.builder.create_broadcast(value.handle, sizes), core.block_type(kind.scalar, sizes))
+        return core.tensor(self.builder.create_broadcast(value.handle, sizes), _block(kind.scalar, sizes))
 
     def binary_op_type_checking_impl(
         self,
@@ -84,14 +108,34 @@ class Semantic(TritonSemantic):
         arithmetic_check: bool = True,
         div_or_mod: bool = False,
     ) -> Any:
-        """Operands of one type that needs no promotion are not cast."""
-        if not isinstance(lhs, numbers.Number) and not isinstance(rhs, numbers.Number):
+        """Operands of one type that needs no promotion are not cast, and numbers are made tensors once."""
+        left, right = type(lhs), type(rhs)
+        if left is core.tensor:
             name = lhs.dtype.name
-            if name == rhs.dtype.name and name in ("int32", "fp32", "int64"):
-                return self.broadcast_impl_value(lhs, rhs)
+            if right is core.tensor:
+                if name in _PLAIN and name == rhs.dtype.name:
+                    return self.broadcast_impl_value(lhs, rhs)
+            elif arithmetic_check and _takes(name, right, rhs):
+                return self.broadcast_impl_value(lhs, self._constant(rhs, lhs.dtype))
+        elif right is core.tensor and arithmetic_check and _takes(rhs.dtype.name, left, lhs):
+            return self.broadcast_impl_value(self._constant(lhs, rhs.dtype), rhs)
         return super().binary_op_type_checking_impl(
             lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod
         )
+
+    def _constant(self, value: int | float, dtype: tl.dtype) -> Any:
+        key = (dtype.name, repr(value))
+        found = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = self.scalar_constant(value, dtype)
+        return found
+
+
+def _takes(name: str, kind: type, value: Any) -> bool:
+    """Whether a number next to a tensor of a type becomes one of that type."""
+    if name == "fp32":
+        return kind is float or kind is int
+    return name == "int32" and kind is int and -(2**31) <= value < 2**31
 
 
 REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [

@@ -29,4 +29,10 @@ class Value(stock.TensorHandle):  # type: ignore[misc]
         return {}
 
     def set_attr(self, key: str, value: Any) -> None:
-        """Hints are dropped."""
+        """Hints change no result, but that a number is a multiple of another is believed, so it must be so.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if key == "tt.divisibility" and self.data.size == 1 and int(self.data.item()) % value[0]:
+            raise ValueError(f"tl.multiple_of says that {self.data.item()} is a multiple of {value[0]}")
