@@ -15,6 +15,7 @@ from llmc.ir.model import Model
 from llmc.options import cache_directory
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
+from llmc.runtime.native_trust import keep
 from llmc.runtime.program import CacheSpec
 
 
@@ -57,6 +58,7 @@ class GpuPrograms:
         made: dict[str, tuple[str, bytes]] = {}
         for level, source in self.sources.items():
             code, document = _file(source, self.compile(level), self.triton)
+            keep(cache_directory(), code)
             made[level] = f"program/cuda-{level}.json", json.dumps(document, sort_keys=True).encode()
             made[f"{level}.bin"] = f"program/cuda-{level}.bin", code
             made[f"{level}.py"] = f"program/cuda-{level}.py", source.text.encode()

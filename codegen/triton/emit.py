@@ -79,13 +79,14 @@ class _Emitter:
         memory = plan(self._lifetimes())
         launches = tuple(self._launch(draft, number, memory) for number, draft in self.drafts)
         sampling = tuple(self._launch(draft, -1, memory) for draft in emit_sampling(self.context))
+        rearrangements = self._rearrangements(memory)
         made = Plan(
             target=self.target.level,
             kernels=tuple(kernel for kernel, _ in self.kernels.values()),
             launches=launches,
             weights=tuple(self.lowered.weights),
             weight_bytes=tuple(self.lowered.weight_bytes),
-            rearrangements=self._rearrangements(memory),
+            rearrangements=rearrangements,
             caches=tuple(Cache(c.heads, c.key_size, c.value_size, c.dtype) for c in self.caches),
             workspaces=tuple(self.context.workspaces.values()),
             arena_bytes_per_token=memory.per_token,
