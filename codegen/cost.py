@@ -179,13 +179,18 @@ def _embedding_packed(node: fx.Node, letters: Mapping[sympy.Symbol, str]) -> Cos
 
 
 def _cached_attention(node: fx.Node, letters: Mapping[sympy.Symbol, str]) -> Cost:
-    q, v, cache = _meta(node.args[0]), _meta(node.args[2]), _meta(node.args[3])
-    heads, size = int(q.shape[1]), int(q.shape[2])
-    key_heads, value_size = int(v.shape[1]), int(v.shape[2])
+    q, v = _meta(node.args[0]), _meta(node.args[2])
+    heads, size, value_size = int(q.shape[1]), int(q.shape[2]), int(v.shape[2])
     found = _WINDOW.search(str(node.args[12]))
     keys = L if found is None else sympy.Min(L, int(found[1] or found[2]))
-    token = key_heads * (size + value_size) * cache.dtype.itemsize
+    token = cached_token_bytes(node)
     return Cost({"f32": T * keys * heads * (2 * (size + value_size) + 10)}, cache_bytes=(B * keys + T) * token)
+
+
+def cached_token_bytes(node: fx.Node) -> int:
+    """Bytes that K and V of a token take in the caches of an attention."""
+    caches = [_meta(node.args[place]) for place in (3, 4)]
+    return sum(int(cache.shape[2]) * int(cache.shape[3]) * cache.dtype.itemsize for cache in caches)
 
 
 def _moe_packed(node: fx.Node, letters: Mapping[sympy.Symbol, str]) -> Cost:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sympy import Expr
 from torch import fx
+from torch._ops import OpOverload
 
-from llmc.codegen.cost import Cost, R, T, at, region_cost, seconds
+from llmc.codegen.cost import Cost, R, T, at, cached_token_bytes, region_cost, seconds
 from llmc.codegen.explanation import (
     STEPS,
     KernelRecord,
@@ -25,9 +26,6 @@ from llmc.codegen.repeats import Loop
 from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear, linear_key
 from llmc.codegen.target import Target
 from llmc.ir.model import Model
-
-_CACHE = 3
-"""The argument of `cached_attention` that is the cache of keys."""
 
 
 def describe(
@@ -124,15 +122,13 @@ def _choices(region: Region, nodes: dict[str, fx.Node], target: Target, table: C
     if isinstance(region, Linear):
         return choose_linear(region.name, region.n, region.k, region.format, target, table)
     if isinstance(region, Attention):
-        cache = nodes[region.nodes[0]].args[_CACHE]
-        assert isinstance(cache, fx.Node), "a placeholder"
         return choose_attention(
             region.name,
             region.heads,
             region.key_heads,
             region.key_size,
             region.value_size,
-            cache.meta["val"].dtype.itemsize,
+            cached_token_bytes(nodes[region.nodes[0]]),
             target,
         )
     return []

@@ -8,13 +8,15 @@ import torch
 from torch import fx
 
 from llmc.errors import ArtifactRejected
+from llmc.ir.cache_formats import CACHE_FORMATS, format_of, head_size, stored_width
 from llmc.ir.model import STEP_INPUTS, Model
 from llmc.ir.serialize import load_graph
 from llmc.ir.weights import evaluate_each
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.program import Batch, CacheSpec
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {**CACHE_FORMATS, "float64": torch.float64}
+"""The dtype of a cache by what its specification says."""
 
 
 class ReferenceProgram:
@@ -45,10 +47,14 @@ class ReferenceProgram:
         self._weights = [weights[name] for name in names[: len(names) - len(given)]]
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
-        """Set aside zeroed caches: K [num_blocks, block_size, heads, key_size] and V likewise, for every layer."""
+        """Set aside zeroed caches: K [num_blocks, block_size, heads, key_size] and V likewise, for every layer.
+
+        Formats with a scale take its bytes beside the last dimension (see `llmc.ir.cache_formats`).
+        """
         self._storage = [
-            torch.zeros(num_blocks, block_size, spec.heads, size, dtype=DTYPES[spec.dtype])
+            torch.zeros(num_blocks, block_size, spec.heads, stored_width(size, dtype), dtype=dtype)
             for spec in self._caches
+            for dtype in [DTYPES[spec.dtype]]
             for size in (spec.key_size, spec.value_size)
         ]
 
@@ -72,8 +78,8 @@ def cache_specs(model: Model) -> list[CacheSpec]:
     specs = []
     for layer in range(len(found) // 2):
         key, value = found[f"k_cache_{layer}"], found[f"v_cache_{layer}"]
-        dtype = str(key.dtype).removeprefix("torch.")
-        specs.append(CacheSpec(int(key.shape[2]), int(key.shape[3]), int(value.shape[3]), dtype))
+        key_size, value_size = (head_size(int(cache.shape[3]), cache.dtype) for cache in (key, value))
+        specs.append(CacheSpec(int(key.shape[2]), key_size, value_size, format_of(key.dtype)))
     return specs
 
 

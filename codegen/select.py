@@ -1,7 +1,7 @@
 """Which kernel serves a region, for how many rows, and why not the others.
 
     choose_linear(region, n, k, format, target, table=Crossovers()) -> list[Choice]
-    choose_attention(region, heads, key_heads, key_size, value_size, cache_bytes, target) -> list[Choice]
+    choose_attention(region, heads, key_heads, key_size, value_size, token_bytes, target) -> list[Choice]
     linear_variants(n, k, format, target) -> list[Variant]          seconds of each as an expression of `M`, the rows
     predict(n, k, format, target) -> Crossover
     Crossovers.from_json({"linear": {"960x576:int4": {"flat": 2, "gemm": 17, "source": "measured ..."}}})
@@ -254,20 +254,20 @@ def choose_attention(
     key_heads: int,
     key_size: int,
     value_size: int,
-    cache_bytes: int,
+    token_bytes: int,
     target: Target,
 ) -> list[Choice]:
     """Attention over the cache, by the tokens of a step.
 
     split: the keys of a tile of queries are shared out over the cores, and the parts are merged by their log-sum-exp.
-    flash: each tile of queries is one core's, with a running maximum. cache_bytes: size of an element of the cache.
+    flash: each tile of queries is one core's, with a running maximum. token_bytes: of K and V in the cache.
     """
     group = heads // key_heads
     tokens_a_tile = max(1, 16 // group)
     enough = 4 * target.cores
     first = max(2, (-(-enough // key_heads) - 1) * tokens_a_tile + 1)
     flops = T * L * heads * 2 * (key_size + value_size)
-    read = (B * L + T) * key_heads * (key_size + value_size) * cache_bytes
+    read = (B * L + T) * token_bytes
     fast = target.peaks["f32" if target.kind == "cpu" else "bf16"].value
     time = sympy.Max(read / target.bandwidth.value, flops / fast) + target.overhead.value
     merge = time + target.overhead.value

@@ -275,7 +275,7 @@ def _read_layer(field: Field) -> CacheSpec:
         heads=members["heads"].integer(1, 1 << 20),
         key_size=members["key_size"].integer(1, 1 << 20),
         value_size=members["value_size"].integer(1, 1 << 20),
-        dtype=members["dtype"].choice("float32", "float16", "bfloat16"),
+        dtype=members["dtype"].choice("float32", "float16", "bfloat16", "int8", "fp8"),
     )
 
 

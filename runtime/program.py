@@ -39,7 +39,19 @@ class CacheSpec:
     key_size: int
     value_size: int
     dtype: str
-    """"float32", "float16" or "bfloat16"."""
+    """How they are stored: "float32", "float16", "bfloat16", or with a scale for each head "int8" or "fp8" (e4m3)."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that K and V of one token take, without what a program may pad them with."""
+        item, scale = _STORED_BYTES[self.dtype]
+        return self.heads * ((self.key_size + self.value_size) * item + 2 * scale)
+
+
+_STORED_BYTES = {
+    "float64": (8, 0), "float32": (4, 0), "float16": (2, 0), "bfloat16": (2, 0), "int8": (1, 2), "fp8": (1, 2),
+}  # fmt: skip
+"""Bytes of an element, and of the scale that a key or value of a head has beside its elements."""
 
 
 class Program(Protocol):

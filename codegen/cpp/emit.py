@@ -26,7 +26,7 @@ from llmc.runtime.program import CacheSpec
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i64": 8, "u8": 1}
 """Bytes of the elements of buffers."""
-ELEMENTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+ELEMENTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Int8"}
 """C++ names of the dtypes of a cache."""
 _HEADERS = (
     "activation", "attention", "cache", "elementwise", "engine", "gather", "linear", "norm", "rope", "rows", "topk",
@@ -231,6 +231,8 @@ def _table(name: str, rows: list[list[int]]) -> str:
 
 def _stored(size: int, dtype: str) -> int:
     """Bytes of a key or value of a token."""
+    if dtype == "int8":
+        return size + size % 2 + 2  # in pairs, and the scale
     return (size + size % 2) * 2 if dtype == "bfloat16" else size * {"float32": 4, "float16": 2}[dtype]
 
 

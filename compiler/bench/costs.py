@@ -61,7 +61,7 @@ def costs_of(artifact: Artifact) -> Costs:
                 totals[node in selected] += 2 * elements
                 formats[format] = formats.get(format, 0) + elements
     masks = [str(node.args[12]) for node in graph.nodes if str(node.target) == ATTENTION]
-    sizes = [spec.heads * (spec.key_size + spec.value_size) * ITEM_BYTES[spec.dtype] for spec in manifest.kv]
+    sizes = [spec.token_bytes for spec in manifest.kv]
     return Costs(
         weight_bytes=weight_bytes,
         token_operations=totals[False],

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llmc.ir.cache_formats import read_rows, write_rows
 from llmc.ir.mask import TRUE, evaluate
 from llmc.ir.ops import accumulate_dtype, attention_weights, declare
 
@@ -92,20 +93,20 @@ def cached_attention(
     token's own sequence.
 
     q: [T, H, D]; k: [T, Hk, D]; v: [T, Hk, Dv] -> [T, H, Dv]. k_cache: [NB, BS, Hk, D]; v_cache: [NB, BS, Hk, Dv], both
-    written at `slots` [T] (block · BS + offset). positions: [T]. Sequence b owns the tokens starts[b] to starts[b + 1],
-    has lengths[b] tokens in the cache after the write, position p of it in block blocks[b, p // BS].
+    written at `slots` [T] (block · BS + offset), in any format of `llmc.ir.cache_formats` (D + 2 wide in eight bits).
+    positions: [T]. Sequence b owns the tokens starts[b] to starts[b + 1], has lengths[b] tokens in the cache after the
+    write, position p of it in block blocks[b, p // BS].
     sinks, tables, mask, bias, scale, softcap as in `masked_attention`.
     """
     size = k_cache.shape[1]
-    k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slots, k.to(k_cache.dtype))
-    v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slots, v.to(v_cache.dtype))
+    write_rows(k_cache, slots, k)
+    write_rows(v_cache, slots, v)
     out = q.new_empty((*q.shape[:-1], v.shape[-1]))
     bounds = starts.tolist()
     for row, length in enumerate(lengths.tolist()):
         tokens = slice(bounds[row], bounds[row + 1])
         table = blocks[row, : -(-length // size)]
-        keys = k_cache[table].flatten(0, 1)[:length].to(q.dtype)
-        values = v_cache[table].flatten(0, 1)[:length].to(q.dtype)
+        keys, values = read_rows(k_cache, table, length), read_rows(v_cache, table, length)
         attended = _attend(
             q[tokens].transpose(0, 1),
             keys.transpose(0, 1),

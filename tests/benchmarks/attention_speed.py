@@ -11,7 +11,8 @@ from tests.support.native import compile_native
 
 SHAPES = (("SmolLM2", 9, 3, 64, 30, 2048), ("SmolLM2", 9, 3, 64, 60, 64), ("1B", 32, 8, 64, 8, 8192))
 """Name, query heads, key heads, their size, caches that take turns, keys."""
-ELEMENTS = {"bf16": ("BF16", 2), "f32": ("F32", 4)}
+ELEMENTS = {"bf16": ("BF16", 2, 0), "int8": ("Int8", 1, 2), "f32": ("F32", 4, 0)}
+"""In C++; bytes of an element, and of the scale of a key or value."""
 BLOCK_SIZE = 256
 _SOURCE = r"""
 #include <chrono>
@@ -81,16 +82,15 @@ def main() -> None:
     library = compile_native(_SOURCE + exports)
     library.read_all.restype = ctypes.c_double
     big = _memory(512 << 20)
-    for kind, (_, item) in ELEMENTS.items():
+    for kind in ELEMENTS:
         for name, heads, key_heads, size, layers, keys in SHAPES:
-            _measure(library, kind, item, big, name, heads, key_heads, size, layers, keys, tokens=1)
-        _measure(library, kind, item, big, "SmolLM2", 9, 3, 64, 1, 512, tokens=512)
+            _measure(library, kind, big, name, heads, key_heads, size, layers, keys, tokens=1)
+        _measure(library, kind, big, "SmolLM2", 9, 3, 64, 1, 512, tokens=512)
 
 
 def _measure(
     library: ctypes.CDLL,
     kind: str,
-    item: int,
     big: np.ndarray,
     name: str,
     heads: int,
@@ -102,6 +102,8 @@ def _measure(
 ) -> None:
     from tests.kernels.test_attention import _Step
 
+    _, item, scale = ELEMENTS[kind]
+    stored = key_heads * (size * item + scale)
     blocks = -(-keys // BLOCK_SIZE)
     table = np.arange(blocks)
     arrays = {
@@ -113,7 +115,7 @@ def _measure(
     step = _Step(tokens, 1, blocks, 0, block_size=BLOCK_SIZE)
     for field, array in arrays.items():
         setattr(step, field, array.ctypes.data)
-    part = blocks * BLOCK_SIZE * key_heads * size * item
+    part = blocks * BLOCK_SIZE * stored
     memory = _memory(2 * layers * part)
     caches = (ctypes.c_void_p * (2 * layers))(*(memory.ctypes.data + i * part for i in range(2 * layers)))
     q = np.random.default_rng(1).standard_normal((tokens, heads, size), dtype=np.float32)
@@ -131,7 +133,7 @@ def _measure(
             bandwidth = (
                 words * 8 / library.read_all(big.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(words), threads)
             )
-            rate = 2 * keys * key_heads * size * item / took
+            rate = 2 * keys * stored / took
             print(f"{text}, {rate / 1e9:.1f} GB/s of {bandwidth / 1e9:.1f} ({bandwidth / rate:.2f}x the reading alone)")
         else:
             operations = 4 * tokens * (keys - tokens / 2) * heads * size

@@ -108,9 +108,9 @@ def test_a_default_stands_for_what_is_not_known() -> None:
 
 
 def test_attention_is_split_where_there_are_few_tiles() -> None:
-    split, flash = choose_attention("attention", 9, 3, 64, 64, 4, HERE)
+    split, flash = choose_attention("attention", 9, 3, 64, 64, 1536, HERE)
     assert (split.variant, flash.variant) == ("split", "flash")
     assert split.m_range[0] == 1 and flash.m_range[0] == split.m_range[1] + 1  # type: ignore[operator]
     assert "3 key heads" in split.others[0][1]
-    wide = choose_attention("attention", 9, 3, 64, 64, 4, Target.preset("sm_90"))
+    wide = choose_attention("attention", 9, 3, 64, 64, 1536, Target.preset("sm_90"))
     assert wide[1].m_range[0] > flash.m_range[0]

@@ -42,5 +42,6 @@ int check(C) {
 
 int main() {
   if (check(Smol{}) != 0 || check(Odd{}) != 0 || check(Strange{}) != 0) return 1;
+  if (check(Smol8{}) != 0 || check(Odd8{}) != 0 || check(Wide8{}) != 0 || check(Biased8{}) != 0) return 1;
   std::puts("ok");
 }

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import llmc.ir.masked_attention  # noqa: F401
+from llmc.ir.cache_formats import stored_width
 from tests.support.native import ISAS, Isa, compile_native, run_native
 
 _INTEGERS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
@@ -51,8 +52,13 @@ class Case:
 
     @property
     def error(self) -> float:
-        """What rounding of the weights may do, as a fraction of the greatest value."""
-        return 2**-9 if self.dtype == torch.bfloat16 else 0.0
+        """What rounding of queries and weights may do, as a fraction of the greatest value."""
+        return {torch.bfloat16: 2**-9, torch.int8: 2**-13}.get(self.dtype, 0.0)
+
+    def native_bytes(self, size: int) -> int:
+        """Bytes of a key or value of `size` in the native cache."""
+        padded = size + size % 2
+        return padded + 2 if self.dtype == torch.int8 else padded * self.dtype.itemsize
 
 
 CASES = (
@@ -61,6 +67,11 @@ CASES = (
     Case("Single", torch.float16, 8, 1, 80, 80, "(k <= q) | (k < 40)"),
     Case("Strange", torch.bfloat16, 5, 1, 33, 7, "k < q - 20 * h"),
     Case("Biased", torch.float32, 6, 2, 24, 33, "k <= q", "-0.0625 * (h + 1) * (q - k)"),
+    Case("Smol8", torch.int8, 9, 3, 64, 64, "k <= q"),
+    Case("Odd8", torch.int8, 5, 1, 33, 7, "k < q - 20 * h"),
+    Case("Wide8", torch.int8, 12, 1, 80, 128, "(k <= q) & (q - k < 70)"),
+    Case("Biased8", torch.int8, 6, 2, 24, 33, "k <= q", "-0.0625 * (h + 1) * (q - k)"),
+    Case("Prefix8", torch.int8, 8, 8, 1, 1, "(k <= q) | (k < 40)"),
 )
 _SOURCE = '#include "attention_harness.h"\n' + "".join(
     f"EXPORT int {case.name.lower()}(const Call& call, int threads) {{ return attend<{case.name}>(call, threads); }}\n"
@@ -93,17 +104,17 @@ class Sequences:
         for row, length in enumerate(lengths):
             used = -(-length // block_size)
             self.blocks[row, :used] = [free.pop() for _ in range(used)]
-        # What was never written is NaN, in both layouts.
+        # What was never written is NaN, in both layouts; of integers, their scale is.
         slots = NUM_BLOCKS * block_size
+        sizes = case.key_size, case.value_size
+        nothing = -1 if case.dtype == torch.int8 else torch.nan
         self.k, self.v = (
-            torch.full((NUM_BLOCKS, block_size, case.key_heads, size), torch.nan, dtype=case.dtype)
-            for size in (case.key_size, case.value_size)
+            torch.full(
+                (NUM_BLOCKS, block_size, case.key_heads, stored_width(size, case.dtype)), nothing, dtype=case.dtype
+            )
+            for size in sizes
         )
-        item = case.dtype.itemsize
-        self.native = [
-            np.full(slots * case.key_heads * (size + size % 2) * item, 0xFF, np.uint8)
-            for size in (case.key_size, case.value_size)
-        ]
+        self.native = [np.full(slots * case.key_heads * case.native_bytes(size), 0xFF, np.uint8) for size in sizes]
 
     def step(
         self,

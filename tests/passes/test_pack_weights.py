@@ -10,7 +10,11 @@ from support.check_pass import check_pass, op_counts, trace
 from support.tiny_models import tiny, tokens
 from torch import Tensor, fx, nn
 
+from llmc.codegen.cpp.emit import emit
+from llmc.codegen.reference import cache_specs
+from llmc.codegen.unlowered import Unlowered
 from llmc.frontend.hf import from_module
+from llmc.ir.cache_formats import CACHE_FORMATS, stored_width
 from llmc.ir.interpret import interpret
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import run_passes
@@ -22,11 +26,11 @@ from llmc.passes.fold_constants import FoldConstants
 from llmc.passes.narrow_cache import NarrowCache
 from llmc.passes.pack_weights import PackWeights
 from llmc.pipeline import pipeline
+from llmc.quantize import weight_packing
 
 DYNAMIC = {0: [0]}
 
 
-from llmc.quantize import weight_packing
 class Tied(nn.Module):
     """A table of 50 rows of 40, a hidden layer with a bias, and logits by the table."""
 
@@ -91,10 +95,6 @@ def test_layers_are_stored_in_four_bits_and_the_logits_with_their_table_in_eight
     assert formats(packed(Tied(), PackWeights("int8"))[0]) == ["int8", "int8"]
 
 
-def test_parts_of_a_weight_are_evaluated_together_and_survive_the_artifact() -> None:
-    model, _ = packed(Tied(), PackWeights("int4"))
-    recipes = [model.weights[f"table_{part}"] for part in ("quants", "scales")]
-    assert all(isinstance(recipe, Expr) and recipe.output == place for place, recipe in enumerate(recipes))
 def test_what_the_options_ask_for() -> None:
     def asked(quantize: str | None, kind: str = "huggingface", head: str | None = None) -> list[str]:
         return formats(packed(Tied(), weight_packing(quantize, kind, head))[0])
@@ -109,6 +109,10 @@ def test_what_the_options_ask_for() -> None:
     assert weight_packing(None, "gguf").weights == "keep"
 
 
+def test_parts_of_a_weight_are_evaluated_together_and_survive_the_artifact() -> None:
+    model, _ = packed(Tied(), PackWeights("int4"))
+    recipes = [model.weights[f"table_{part}"] for part in ("quants", "scales")]
+    assert all(isinstance(recipe, Expr) and recipe.output == place for place, recipe in enumerate(recipes))
     values = dict(evaluate_each(model.weights))
     again = load_graph(save_graph(model.graph_module, model.weights))
     (found,) = fx.Interpreter(again).run(*(values[name] for name in again.meta["weights"]), IDS)
@@ -289,13 +293,30 @@ def test_stopping_early_leaves_a_valid_model() -> None:
     assert "table" in model.weights
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_narrow_cache_rounds_keys_and_values(dtype: str) -> None:
+@pytest.mark.parametrize(("name", "error"), [("float16", 0.01), ("bfloat16", 0.02), ("int8", 0.04), ("fp8", 0.2)])
+def test_a_narrow_cache_rounds_keys_and_values(name: str, error: float) -> None:
     model = compiled("llama")
-    wanted, found = before_and_after(model, NarrowCache(dtype))
-    assert NarrowCache(dtype).run(model, Rewriter(model)) == 0
-    assert {node.meta["val"].dtype for node in model.inputs() if "_cache_" in node.name} == {getattr(torch, dtype)}
-    assert 0 < ((found - wanted).square().mean() / wanted.square().mean()).sqrt() < 0.02
+    widths = [int(node.meta["val"].shape[3]) for node in caches_of(model)]
+    wanted, found = before_and_after(model, NarrowCache(name))
+    rewriter = Rewriter(model)
+    assert NarrowCache(name).run(model, rewriter) == 0
+    dtype = CACHE_FORMATS[name]
+    assert {node.meta["val"].dtype for node in caches_of(model)} == {dtype}
+    assert [int(node.meta["val"].shape[3]) for node in caches_of(model)] == [stored_width(w, dtype) for w in widths]
+    assert [(spec.dtype, spec.key_size) for spec in cache_specs(model)] == [(name, width) for width in widths[::2]]
+    assert 0 < ((found - wanted).square().mean() / wanted.square().mean()).sqrt() < error
+
+
+def caches_of(model: Model) -> list[fx.Node]:
+    """The inputs of a packed step that are caches: K and V of each layer."""
+    return [node for node in model.inputs() if "_cache_" in node.name]
+
+
+def test_a_cache_in_fp8_has_no_native_form() -> None:
+    model = compiled("llama")
+    run_passes(model, {"pack": (NarrowCache("fp8"), PackWeights(), FoldConstants())})
+    with pytest.raises(Unlowered, match="a cache in fp8; use float32, float16, bfloat16, int8"):
+        emit(model, cache_specs(model))
 
 
 def test_folding_and_keeping_apart_follow_from_how_weights_are_stored() -> None:

@@ -58,3 +58,16 @@ def test_quantized_families_compute_what_their_reference_computes(family: str, s
     error = (have - expected).square().mean().sqrt() / expected.std()
     assert error < 0.02, f"{family} {storage}: {error:.4f}"  # an activation near a rounding edge may fall either way
     assert_same_bits(native, f"{family} {storage}")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mpt", "deepseek_v3", "falcon"])
+def test_an_int8_cache_holds_what_its_reference_holds(family: str) -> None:
+    """Windows, softcaps, sinks, biases, keys that are wider than values, one key head for all."""
+    options = {"kv_dtype": "int8", "prove": False}
+    native = llmc.compile(tiny(family), program="cpu", strict=True, **options).session.program
+    reference = llmc.compile(tiny(family), program="reference", **options).session.program
+    prompt = sequences(VOCAB)[0]
+    have, expected = run_in_pieces(native, prompt, [5, 1]), run_in_pieces(reference, prompt, [])
+    error = (have - expected).square().mean().sqrt() / expected.std()
+    assert error < 0.01, f"{family}: {error:.4f}"  # a key near a rounding edge may fall either way
+    assert_same_bits(native, f"{family}, int8 cache")

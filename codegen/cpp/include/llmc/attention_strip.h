@@ -6,8 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "llmc/cache.h"
-#include "llmc/simd.h"
+#include "llmc/attention_integers.h"
 
 namespace llmc {
 
@@ -22,7 +21,12 @@ inline constexpr int kStripVectors = 1;
 
 /// What queries and weights are rounded to before they meet keys and values of type E.
 template <class E>
-using Operand = std::conditional_t<std::is_same_v<E, BF16>, uint16_t, float>;
+using Operand =
+    std::conditional_t<std::is_same_v<E, BF16>, uint16_t, std::conditional_t<std::is_same_v<E, Int8>, int16_t, float>>;
+
+/// What 16 sums of their products are held in.
+template <class E>
+using Sums = std::conditional_t<std::is_same_v<E, Int8>, PairSums, F32x16>;
 
 /// Rounds 16 numbers.
 template <class E>
@@ -34,6 +38,8 @@ inline void to_operands(F32x16 x, Operand<E>* out) {
 #else
     store_16(reinterpret_cast<bf16*>(out), x);
 #endif
+  } else if constexpr (std::is_same_v<E, Int8>) {
+    store_integers(x, out);
   } else {
     x.storeu(out);
   }
@@ -47,6 +53,11 @@ struct Lanes {
   explicit Lanes(const float* p) : lanes(F32x16::loadu(p)) {}
   explicit Lanes(const uint16_t* p) : lanes(load_16(reinterpret_cast<const f16*>(p))) {}
   F32x16 multiply_add(const float* a, F32x16 sum) const { return fma(F32x16::broadcast(*a), lanes, sum); }
+};
+
+template <>
+struct Lanes<Int8> : Pairs {
+  using Pairs::Pairs;
 };
 
 template <>
@@ -93,13 +104,20 @@ inline Lanes<E> load_lanes(const typename Stored<E>::type* p) {
     return Lanes<E>(held);
   }
 #endif
+#if defined(__AVX512VNNI__)
+  if constexpr (HELD && std::is_same_v<E, Int8>) {
+    Lanes<E> held(p);
+    asm("" : "+v"(held.v));
+    return held;
+  }
+#endif
   return Lanes<E>(p);
 }
 
 /// sums[r][j] += the operands of row r at a + r * stride times the lanes at b[j], in registers.
 template <class E, int ROWS, int V>
 inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<E>::type* const (&b)[V],
-                         F32x16 (&sums)[ROWS][V]) {
+                         Sums<E> (&sums)[ROWS][V]) {
   [&]<size_t... J>(std::index_sequence<J...>) {
     const Lanes<E> lanes[V] = {load_lanes<E, ROWS == kStripRows>(b[J])...};
 #pragma GCC unroll 8
@@ -111,6 +129,7 @@ inline void multiply_add(const Operand<E>* a, int stride, const typename Stored<
 template <class E>
 struct BlockGroups {
   const typename Stored<E>::type *k[kGroupsInBlock], *v[kGroupsInBlock];
+  const bf16 *k_scales[kGroupsInBlock], *v_scales[kGroupsInBlock];  // null unless keys and values have scales
   int begin, end;  // the groups that hold something to see
   int keys;        // of the sequence, from the first position of the block
 };
@@ -118,7 +137,11 @@ struct BlockGroups {
 /// Asks for memory that is read a block later. Into the second-level cache: the first has too few requests in flight.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-/// scores[r, 16 j + lane] = finish(q[r] . key `lane` of group j), for ROWS rows. q: [rows, D padded to 16]; scores:
+/// How many vectors of 16 lanes of P elements begin in a line of the cache.
+template <class E>
+inline constexpr int kVectorsInLine = std::max<int>(64 / (16 * Stored<E>::pack * sizeof(typename Stored<E>::type)), 1);
+
+/// scores[r, 16 j + lane] = finish(r, j, q[r] . key `lane` of group j), for ROWS rows. q: [rows, D padded to 16]; scores:
 /// [rows, 64]. following: null, or the block whose keys are to be prefetched.
 template <class E, int D, int ROWS, class Finish>
 inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const BlockGroups<E>* following,
@@ -126,16 +149,16 @@ inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const Blo
   using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(D), kStride = (D + 15) / 16 * 16, V = kStripVectors;
   for (int first = 0; first < kGroupsInBlock; first += V) {
-    F32x16 sums[ROWS][V];
+    Sums<E> sums[ROWS][V];
     for (int r = 0; r < ROWS; ++r)
-      for (int j = 0; j < V; ++j) sums[r][j] = F32x16::zero();
+      for (int j = 0; j < V; ++j) sums[r][j] = Sums<E>::zero();
     int ahead = first, done = 0;  // prefetched: groups, and elements of the next one
     for (int i = 0; i < width; i += pack) {
       const Type* keys[V];
       for (int j = 0; j < V; ++j) keys[j] = block.k[first + j] + i * kKeyGroup;
       multiply_add<E>(q + i, kStride, keys, sums);
       if (following == nullptr) continue;
-      for (int j = 0; j < V; ++j) prefetch(following->k[ahead] + done + j * kKeyGroup * pack);
+      for (int j = 0; j < V; j += kVectorsInLine<E>) prefetch(following->k[ahead] + done + j * kKeyGroup * pack);
       done += V * kKeyGroup * pack;
       if (done >= kKeyGroup * width) {
         done -= kKeyGroup * width;
@@ -143,21 +166,31 @@ inline void dot_keys(const Operand<E>* q, const BlockGroups<E>& block, const Blo
       }
     }
     for (int r = 0; r < ROWS; ++r)
-      for (int j = 0; j < V; ++j) finish(sums[r][j]).store(scores + r * kBlockKeys + (first + j) * 16);
+      for (int j = 0; j < V; ++j) finish(r, first + j, to_floats(sums[r][j])).store(scores + r * kBlockKeys + (first + j) * 16);
   }
 }
 
 /// acc[r, 16 first + lane] = acc * scale[r] + weights[r] . values, for V vectors of LAST lanes in the last one.
-/// weights: [rows, 64]; acc: [rows, stride].
+/// weights: [rows, 64], those in integers in units of gain[r]; acc: [rows, stride].
 template <class E, int DV, int ROWS, int V, int LAST>
 inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following,
-                        int first, const float* scale, float* acc, int stride) {
+                        int first, const float* scale, const float* gain, float* acc, int stride) {
   using Type = typename Stored<E>::type;
   constexpr int pack = Stored<E>::pack, width = stored_width<E>(DV);
-  F32x16 sums[ROWS][V];
-  for (int r = 0; r < ROWS; ++r)
-    for (int j = 0; j < V; ++j)
-      sums[r][j] = F32x16::load(acc + r * stride + (first + j) * 16) * F32x16::broadcast(scale[r]);
+  constexpr bool integers = std::is_same_v<Sums<E>, PairSums>;
+  const auto kept = [&](int r, int j) {
+    return F32x16::load(acc + r * stride + (first + j) * 16) * F32x16::broadcast(scale[r]);
+  };
+  Sums<E> sums[ROWS][V];
+  for (int r = 0; r < ROWS; ++r) {
+    for (int j = 0; j < V; ++j) {
+      if constexpr (integers) {
+        sums[r][j] = PairSums::zero();
+      } else {
+        sums[r][j] = kept(r, j);
+      }
+    }
+  }
   const auto step = [&](const Type* values, const Operand<E>* w) {
     const Type* lanes[V];
     for (int j = 0; j < V; ++j) lanes[j] = values + j * 16 * pack;
@@ -177,7 +210,7 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
     const int keys = std::min(kKeyGroup, block.keys - g * kKeyGroup), whole = keys / pack * pack;
     for (int key = 0; key < whole; key += pack, values += width * pack, w += pack) {
       if (ahead != nullptr)
-        for (int j = 0; j < V; ++j) prefetch(ahead + key * width + j * 16 * pack);
+        for (int j = 0; j < V; j += kVectorsInLine<E>) prefetch(ahead + key * width + j * 16 * pack);
       if constexpr (LAST == 16) {
         step(values, w);
       } else {
@@ -186,19 +219,25 @@ inline void add_vectors(const Operand<E>* weights, const BlockGroups<E>& block, 
     }
     if (whole < keys) step_of_part(values, w, keys - whole);
   }
-  for (int r = 0; r < ROWS; ++r)
-    for (int j = 0; j < V; ++j) sums[r][j].store(acc + r * stride + (first + j) * 16);
+  for (int r = 0; r < ROWS; ++r) {
+    for (int j = 0; j < V; ++j) {
+      F32x16 sum = to_floats(sums[r][j]);
+      if constexpr (integers) sum = fma(sum, F32x16::broadcast(gain[r]), kept(r, j));
+      sum.store(acc + r * stride + (first + j) * 16);
+    }
+  }
 }
 
-/// acc[r] = acc[r] * scale[r] + weights[r] . values of the block, for ROWS rows. acc: [rows, DV padded to 16].
+/// acc[r] = acc[r] * scale[r] + weights[r] . values of the block, for ROWS rows. acc: [rows, DV padded to 16]; gain as in
+/// `add_vectors`.
 template <class E, int DV, int ROWS>
 inline void add_values(const Operand<E>* weights, const BlockGroups<E>& block, const BlockGroups<E>* following,
-                       const float* scale, float* acc) {
+                       const float* scale, const float* gain, float* acc) {
   constexpr int V = kStripVectors, whole = DV / 16 / V * V, rest = (DV + 15) / 16 - whole, width = (DV + 15) / 16 * 16;
   constexpr int last = DV % 16 ? DV % 16 : 16;
   for (int first = 0; first < whole; first += V)
-    add_vectors<E, DV, ROWS, V, 16>(weights, block, following, first, scale, acc, width);
-  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, last>(weights, block, following, whole, scale, acc, width);
+    add_vectors<E, DV, ROWS, V, 16>(weights, block, following, first, scale, gain, acc, width);
+  if constexpr (rest > 0) add_vectors<E, DV, ROWS, rest, last>(weights, block, following, whole, scale, gain, acc, width);
 }
 
 }  // namespace llmc

@@ -76,6 +76,7 @@ struct TileMemory {
   alignas(64) Operand<E> q[Shape::rows][round_up(Shape::D, 16)];
   alignas(64) float scores[kStripRows][kBlockKeys];
   alignas(64) Operand<E> weights[kStripRows][kBlockKeys];
+  alignas(64) float q_scale[Shape::rows];  // of integers
   alignas(64) float acc[Shape::rows][Shape::width];
   alignas(64) float sums[Shape::rows][16];  // of weights: a lane takes every 16th key
   alignas(64) float top[round_up(Shape::rows, 16)];
@@ -88,6 +89,8 @@ struct TileMemory {
 template <class Shape, class Mask>
 class TileAttention {
   using E = typename Shape::E;
+  static constexpr bool kIntegers = std::is_same_v<E, Int8>;
+  static_assert(!kIntegers || Shape::D * 127.0 * kQueryLevels < 2147483648.0, "a dot product fits into 32 bits");
 
  public:
   TileAttention(TileMemory<Shape>& memory, const Step& step, const Cache<E>& cache, softmax::Scale scale,
@@ -108,7 +111,11 @@ class TileAttention {
       memory_.head[r] = tile.key_head * Shape::group + row % Shape::group;
       constexpr int width = round_up(Shape::D, 16);
       const float* q = query(token, memory_.head[r]);
-      for (int i = 0; i < width; i += 16) to_operands<E>(load_16(q + i, std::min(Shape::D - i, 16)), memory_.q[r] + i);
+      if constexpr (kIntegers) {
+        memory_.q_scale[r] = to_query_levels<Shape::D>(q, memory_.q[r]);
+      } else {
+        for (int i = 0; i < width; i += 16) to_operands<E>(load_16(q + i, std::min(Shape::D - i, 16)), memory_.q[r] + i);
+      }
       memory_.merged[r].clear();
     }
   }
@@ -164,7 +171,7 @@ class TileAttention {
   BlockGroups<E> groups_at(int64_t key, int head) const {
     const int64_t* blocks = step_.blocks + tile_.sequence * step_.M;
     const int64_t length = step_.lengths[tile_.sequence];
-    BlockGroups<E> groups;
+    BlockGroups<E> groups{};
     groups.begin = static_cast<int>(std::max<int64_t>(tile_.key_begin - key, 0) / kKeyGroup);
     groups.end = static_cast<int>(std::min<int64_t>((tile_.key_end - key + kKeyGroup - 1) / kKeyGroup, kGroupsInBlock));
     groups.keys = static_cast<int>(std::min<int64_t>(length - key, kBlockKeys));
@@ -173,6 +180,11 @@ class TileAttention {
     for (int g = groups.begin; g < groups.end; ++g) {
       groups.k[g] = cache_.k + group_index<E, Shape::D>(cache_, blocks[index], offset, head);
       groups.v[g] = cache_.v + group_index<E, Shape::DV>(cache_, blocks[index], offset, head);
+      if constexpr (kIntegers) {
+        const auto scales = [&](const int8_t* cache, int64_t at) { return reinterpret_cast<const bf16*>(cache + at); };
+        groups.k_scales[g] = scales(cache_.k, scale_index<Shape::D>(cache_, blocks[index], offset, head));
+        groups.v_scales[g] = scales(cache_.v, scale_index<Shape::DV>(cache_, blocks[index], offset, head));
+      }
       offset += kKeyGroup;
       if (offset == cache_.block_size) {
         offset = 0;
@@ -183,6 +195,8 @@ class TileAttention {
       const int shown = std::clamp(g, groups.begin, groups.end - 1);
       groups.k[g] = groups.k[shown];
       groups.v[g] = groups.v[shown];
+      groups.k_scales[g] = groups.k_scales[shown];
+      groups.v_scales[g] = groups.v_scales[shown];
     }
     return groups;
   }
@@ -197,7 +211,12 @@ class TileAttention {
     }
     const bool all = block.begin == 0 && block.end == kGroupsInBlock && block.keys == kBlockKeys &&
                      mask_.all(low, high, key, key + kBlockKeys - 1);
-    dot_keys<E, Shape::D, ROWS>(m.q[first], block, following, scale_, m.scores[0]);
+    const auto finish = [&](int r, int group, F32x16 product) {
+      if constexpr (kIntegers)
+        product = product * (F32x16::broadcast(m.q_scale[first + r]) * load_16(block.k_scales[group]));
+      return scale_(product);
+    };
+    dot_keys<E, Shape::D, ROWS>(m.q[first], block, following, finish, m.scores[0]);
     bool higher = false;
     F32x16 top[ROWS];
     for (int r = 0; r < ROWS; ++r) {
@@ -217,17 +236,56 @@ class TileAttention {
       }
       softmax::power_of_two(F32x16::load(keep) - F32x16::load(next)).store(keep);
     }
+    alignas(64) float gain[16] = {};
     for (int r = 0; r < ROWS; ++r) {
       F32x16 sums = F32x16::load(m.sums[first + r]) * F32x16::broadcast(keep[r]);
       for (int j = 0; j < kGroupsInBlock; ++j) {
         const F32x16 score = F32x16::load(m.scores[r] + 16 * j) - F32x16::broadcast(m.top[first + r]);
         const F32x16 weight = softmax::power_of_two(score);
-        to_operands<E>(weight, m.weights[r] + 16 * j);
+        if constexpr (kIntegers) {
+          weight.store(m.scores[r] + 16 * j);
+        } else {
+          to_operands<E>(weight, m.weights[r] + 16 * j);
+        }
         sums = sums + weight;
       }
       sums.store(m.sums[first + r]);
     }
-    add_values<E, Shape::DV, ROWS>(m.weights[0], block, following, keep, m.acc[first]);
+    if constexpr (kIntegers) round_weights<ROWS>(block, following, gain);
+    add_values<E, Shape::DV, ROWS>(m.weights[0], block, following, keep, gain, m.acc[first]);
+  }
+
+  /// Multiplies the weights by the scales of their values, and rounds each row to integers in units of its gain: its
+  /// greatest product becomes the greatest integer, so that rows of small weights keep their digits.
+  template <int ROWS>
+  void round_weights(const BlockGroups<E>& block, const BlockGroups<E>* following, float* gain) {
+    TileMemory<Shape>& m = memory_;
+    const F32x16 none = F32x16::zero();
+    F32x16 scales[kGroupsInBlock];
+    for (int g = 0; g < kGroupsInBlock; ++g) {
+      const bool seen = g >= block.begin && g < block.end;
+      scales[g] = seen ? load_16(block.v_scales[g], std::min(block.keys - g * kKeyGroup, kKeyGroup)) : none;
+    }
+    for (int g = 0; following != nullptr && g < kGroupsInBlock; g += 2) {  // two groups a line
+      prefetch(following->k_scales[g]);
+      prefetch(following->v_scales[g]);
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      F32x16 most = none;
+      for (int j = 0; j < kGroupsInBlock; ++j) {
+        const F32x16 product = F32x16::load(m.scores[r] + 16 * j) * scales[j];
+        product.store(m.scores[r] + 16 * j);
+        most = max(product, most);
+      }
+      gain[r] = reduce_max(most);
+    }
+    alignas(64) float inverse[16];
+    const F32x16 greatest = F32x16::load(gain), levels = F32x16::broadcast(kWeightLevels);
+    select(F32x16::broadcast(1e-30f) < greatest, levels / greatest, none).store(inverse);
+    (greatest / levels).store(gain);
+    for (int r = 0; r < ROWS; ++r)
+      for (int j = 0; j < kGroupsInBlock; ++j)
+        to_operands<E>(F32x16::load(m.scores[r] + 16 * j) * F32x16::broadcast(inverse[r]), m.weights[r] + 16 * j);
   }
 
   /// Adds the bias, and hides what the mask hides and what is no key of the sequence.
