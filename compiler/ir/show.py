@@ -22,6 +22,7 @@ from llmc.ir.weights import Weight
 DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
     torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
+    torch.float8_e4m3fn: "f8e4m3",
 }  # fmt: skip
 """The short name of each dtype of the IR."""
 
