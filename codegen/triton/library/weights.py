@@ -1,0 +1,147 @@
+"""Quantized weights as bfloat16 numbers, without conversions from integers.
+
+A byte is placed in the mantissa of a bfloat16 whose exponent makes its last bit a whole step, and what that exponent
+adds is subtracted: all of it is exact. Each function treats every element by itself, whatever the layout.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def bytes_as_integers(q):
+    """int8: q - 128 for bytes q, from -128 to 127. The low seven bits and the top one are taken apart: a mantissa has
+    seven. 128 + (q & 127), less 128 where the top bit is set, else 256.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 low, top, l0, l1, t0, t1, one;
+        mov.b32 one, 0x3f803f80;
+        lop3.b32 low, $2, 0x7f7f7f7f, 0, 0xc0;
+        lop3.b32 top, $2, 0x80808080, 0, 0x0c;
+        prmt.b32 l0, low, 0x43434343, 0x4140;
+        prmt.b32 l1, low, 0x43434343, 0x4342;
+        prmt.b32 t0, top, 0xc3c3c3c3, 0x4140;
+        prmt.b32 t1, top, 0xc3c3c3c3, 0x4342;
+        fma.rn.bf16x2 $0, l0, one, t0;
+        fma.rn.bf16x2 $1, l1, one, t1;
+        }""",
+        "=r,=r,r",
+        [q],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def nibbles_as_integers(q, low_zero, high_zero):
+    """8 v - zero for the low halves v of bytes and for the high halves; zeros as `shifted_zero` gives them."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 low, high, a0, a1, b0, b1, one;
+        mov.b32 one, 0x3f803f80;
+        shl.b32 low, $4, 3;
+        shr.u32 high, $4, 1;
+        lop3.b32 low, low, 0x78787878, 0, 0xc0;
+        lop3.b32 high, high, 0x78787878, 0, 0xc0;
+        prmt.b32 a0, low, 0x43434343, 0x4140;
+        prmt.b32 a1, low, 0x43434343, 0x4342;
+        prmt.b32 b0, high, 0x43434343, 0x4140;
+        prmt.b32 b1, high, 0x43434343, 0x4342;
+        fma.rn.bf16x2 $0, a0, one, $5;
+        fma.rn.bf16x2 $1, a1, one, $6;
+        fma.rn.bf16x2 $2, b0, one, $7;
+        fma.rn.bf16x2 $3, b1, one, $8;
+        }""",
+        "=r,=r,=r,=r,r,r,r,r,r",
+        [q, low_zero, high_zero],
+        dtype=(tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def first_sixes_as_integers(low, high):
+    """v - 32 for levels v of six bits: the low and the high half of bytes `low`, each with two bits of `high`, the
+    lowest and those above.
+    """
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 a, b, h, a0, a1, b0, b1, one, bias;
+        mov.b32 one, 0x3f803f80;
+        mov.b32 bias, 0xc320c320;
+        lop3.b32 a, $4, 0x0f0f0f0f, 0, 0xc0;
+        shl.b32 h, $5, 4;
+        lop3.b32 a, h, 0x30303030, a, 0xea;
+        shr.u32 b, $4, 4;
+        lop3.b32 b, b, 0x0f0f0f0f, 0, 0xc0;
+        shl.b32 h, $5, 2;
+        lop3.b32 b, h, 0x30303030, b, 0xea;
+        prmt.b32 a0, a, 0x43434343, 0x4140;
+        prmt.b32 a1, a, 0x43434343, 0x4342;
+        prmt.b32 b0, b, 0x43434343, 0x4140;
+        prmt.b32 b1, b, 0x43434343, 0x4342;
+        fma.rn.bf16x2 $0, a0, one, bias;
+        fma.rn.bf16x2 $1, a1, one, bias;
+        fma.rn.bf16x2 $2, b0, one, bias;
+        fma.rn.bf16x2 $3, b1, one, bias;
+        }""",
+        "=r,=r,=r,=r,r,r",
+        [low, high],
+        dtype=(tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def second_sixes_as_integers(low, high):
+    """As `first_sixes_as_integers`, with the upper bits of `high`."""
+    return first_sixes_as_integers(low, high >> 4)
+
+
+@triton.jit
+def fp8_as_numbers(q):
+    """The e4m3 numbers that bytes stand for. A byte's exponent is that of the bfloat16, smaller by 120."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 p0, p1, s0, s1, up, zero;
+        mov.b32 up, 0x7b807b80;
+        mov.b32 zero, 0x80008000;
+        prmt.b32 p0, $2, 0, 0x1404;
+        prmt.b32 p1, $2, 0, 0x3424;
+        shr.u32 s0, p0, 4;
+        shr.u32 s1, p1, 4;
+        lop3.b32 s0, s0, 0x07f007f0, 0, 0xc0;
+        lop3.b32 s1, s1, 0x07f007f0, 0, 0xc0;
+        lop3.b32 s0, p0, 0x80008000, s0, 0xea;
+        lop3.b32 s1, p1, 0x80008000, s1, 0xea;
+        fma.rn.bf16x2 $0, s0, up, zero;
+        fma.rn.bf16x2 $1, s1, up, zero;
+        }""",
+        "=r,=r,r",
+        [q],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def first_of_pair(pairs):
+    """The first of two halves that lie in an int32, as fp32."""
+    return pairs.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def second_of_pair(pairs):
+    """The second of two halves that lie in an int32, as fp32."""
+    return (pairs >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def shifted_zero(zero):
+    """-128 - zero as bfloat16 for zeros from 0 to 120: what is added to 128 + 8 v to make 8 v - zero."""
+    return (zero | -15616).to(tl.int16).to(tl.bfloat16, bitcast=True)

@@ -1,0 +1,90 @@
+"""How packed weights lie in the memory of a GPU, and how kernels read them.
+
+Columns come in *units*. Formats with a scale for each group of columns lie in strips of 16 rows, units one after
+another in a strip, rows one after another in a unit: what the threads of a warp ask for at once lies side by side.
+Their scales, zeros and minima are stored [units, rows, 2], for the two groups of a unit. Others lie row after row.
+
+    f32, f16, bf16   [rows, columns]
+    fp8              [rows, columns] bytes, scales as they are stored
+    int8             a unit is 64 bytes of a row: 32 of either group
+    int6             16 bytes with the low bits of columns 0 to 15 of both groups, 16 with those of 16 to 31, and 16
+                     with the high bits: two each of column c of the first group, of the second, and of c + 16 of both
+    int4, int4m      byte i holds column i of the first group in its low half, of the second in its high half
+"""
+
+from dataclasses import dataclass
+
+from llmc.ir.packed_layout import GROUP, TILE, padded_columns, tile_count
+
+UNIT = 64
+"""Columns of a unit, where groups are not longer."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format in the memory of a GPU."""
+
+    name: str
+    bits: int
+    """Of a weight, without what a group shares."""
+    unit: int = UNIT
+    group: int = 0
+    """Columns that share a scale; 0 where a whole row does, or nothing."""
+    multiplied: str = "bfloat16"
+    """The type in which weights and activations meet."""
+    element: str = "*u8"
+    """Triton type of a pointer to the weights."""
+    parts: tuple[str, ...] = ("data",)
+
+    @property
+    def strips(self) -> bool:
+        """Whether 16 rows lie together, a unit of each after another."""
+        return self.group > 0
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of a unit of one row."""
+        return self.unit * self.bits // 8
+
+    def units(self, k: int) -> int:
+        """Units in a row of k columns."""
+        return -(-padded_columns(k) // self.unit)
+
+    def row_bytes(self, k: int) -> int:
+        """Bytes of a row of k columns, filled up to whole units."""
+        return self.units(k) * self.unit_bytes
+
+
+_FLOATS = {"f32": ("float32", "*fp32", 32), "f16": ("float16", "*fp16", 16), "bf16": ("bfloat16", "*bf16", 16)}
+_SCALED = ("quants", "scales")
+
+FORMS: dict[str, Form] = {
+    **{
+        name: Form(name, bits, multiplied=multiplied, element=element)
+        for name, (multiplied, element, bits) in _FLOATS.items()
+    },
+    "fp8": Form("fp8", 8, parts=("data", "scales")),
+    "int8": Form("int8", 8, group=GROUP, parts=_SCALED),
+    "int6": Form("int6", 6, group=GROUP, parts=_SCALED),
+    "int4": Form("int4", 4, group=GROUP, parts=(*_SCALED, "zeros")),
+    "int4g64": Form("int4g64", 4, unit=128, group=64, parts=(*_SCALED, "zeros")),
+    "int4g128": Form("int4g128", 4, unit=256, group=128, parts=(*_SCALED, "zeros")),
+    "int4m": Form("int4m", 4, group=GROUP, parts=(*_SCALED, "mins")),
+}
+"""The forms of all formats, by name."""
+
+
+def padded_rows(n: int) -> int:
+    """Rows of a weight of n, filled up to whole tiles."""
+    return tile_count(n) * TILE
+
+
+def row_stride(form: Form, k: int) -> int:
+    """Elements from one row to the next, of forms that are not in strips."""
+    assert not form.strips, f"{form.name} has no rows"
+    return form.units(k) * form.unit
+
+
+def strip_bytes(form: Form, k: int) -> int:
+    """Bytes from one strip to the next."""
+    return form.row_bytes(k) * TILE

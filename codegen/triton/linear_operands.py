@@ -1,0 +1,184 @@
+"""The weights of a tile in a kernel's loop: pointers, loads, and numbers that matrix units multiply."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmc.codegen.triton.kernel import KernelText
+from llmc.codegen.triton.linear_formats import Form, padded_rows, row_stride, strip_bytes
+from llmc.ir.packed_layout import TILE
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Columns of a unit that are multiplied at once."""
+
+    offset: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The shape of the weights in a kernel: `batch` units at once, each with so many rows; no axis for one."""
+
+    batch: int
+    rows: int
+
+    def shape(self, columns: int) -> str:
+        """The sizes of a tensor of weights."""
+        sizes = (self.batch, self.rows, columns) if self.batch > 1 else (self.rows, columns)
+        return ", ".join(map(str, sizes))
+
+    def unit(self, axes: int = 3) -> str:
+        """What makes a vector of units broadcast to a tensor of so many axes, the units' included."""
+        return f"[:{', None' * (axes - 1)}]"
+
+    def row(self, axes: int = 3) -> str:
+        """What makes a vector of rows broadcast to a tensor of so many axes, the units' included."""
+        if self.batch > 1:
+            return "[None, :, None]" if axes == 3 else "[None, :]"
+        return "[:, None]" if axes == 3 else ""
+
+    @property
+    def spread(self) -> str:
+        """What makes one number for each row of each unit broadcast to a tensor of three axes, the units' included."""
+        return "[:, :, None]" if self.batch > 1 else "[:, None]"
+
+    @property
+    def last(self) -> str:
+        """What makes a vector broadcast along the last axis."""
+        return "[None, None, :]" if self.batch > 1 else "[None, :]"
+
+    @property
+    def column(self) -> str:
+        """What makes a vector of columns broadcast against activations [units, columns, rows]."""
+        return "[None, :, None]" if self.batch > 1 else "[:, None]"
+
+
+class Weights:
+    """One set of rows of a packed weight. `row` is the int32 vector of rows, `known` a condition on units or ""."""
+
+    def __init__(
+        self, kernel: KernelText, form: Form, names: Sequence[str], n: int, k: int, tile: Tile, number: int
+    ) -> None:
+        self.kernel, self.form, self.n, self.k, self.tile, self.number = kernel, form, n, k, tile, number
+        self.padded = padded_rows(n)
+        data = form.element
+        kinds = {"data": data, "quants": data, "scales": "*i32", "mins": "*i32", "zeros": "*i16"}
+        if form.name == "fp8":
+            kinds["scales"] = "*fp32"
+        roles = {"data": "weight", "quants": "weight"}
+        self.names = {
+            part: kernel.weight(name, roles.get(part, part), kinds[part])
+            for part, name in zip(form.parts, names, strict=True)
+        }
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What a unit is multiplied in."""
+        form = self.form
+        if form.name == "int6":
+            return tuple(Piece(start, 16) for start in range(0, 64, 16))
+        size = form.group or form.unit
+        return tuple(Piece(start, size) for start in range(0, form.unit, size))
+
+    def point(self, row: str) -> None:
+        """Add lines that set the pointers to the first units of rows."""
+        form, tile, s = self.form, self.tile, self.number
+        base = self.names[form.parts[0]]
+        if form.strips:
+            width = self._plane
+            at = f"({row} // {TILE}).to(tl.int64) * {strip_bytes(form, self.k)} + {row} % {TILE} * {width}"
+            unit = form.unit_bytes * TILE
+        else:
+            width = form.unit
+            at = f"{row}.to(tl.int64) * {row_stride(form, self.k)}"
+            unit = form.unit
+        terms = [f"({at}){tile.row()}", f"tl.arange(0, {width}){tile.last}"]
+        if tile.batch > 1:
+            terms.insert(1, f"(unit * {unit}){tile.unit()}")
+        self.kernel.add(f"w_{s} = {base} + ({' + '.join(terms)})")
+        for part in ("scales", "zeros", "mins"):
+            if part in self.names and form.strips:
+                terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
+                self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join([*terms, row + tile.row(2)])})")
+
+    @property
+    def _plane(self) -> int:
+        """Bytes of a row that lie side by side."""
+        return {"int8": 32, "int6": 16}.get(self.form.name, self.form.unit_bytes)
+
+    def read(self, at: str, known: str, pad: str) -> None:
+        """Add lines that set `weight_<set>_<piece>` and, of forms with groups, `scale_<set>_<piece>`.
+
+        at: the number of the first unit of the batch.
+        """
+        form, s, add = self.form, self.number, self.kernel.add
+        mask = f", mask={known}{self.tile.unit()}, other=0" if known else ""
+        hint = ', eviction_policy="evict_first"'
+        if not form.strips:
+            text = f"tl.load(w_{s} + {at} * {form.unit}{mask}{hint})"
+            if form.name == "fp8":
+                text = f"{self.kernel.call('weights', 'fp8_as_numbers')}({text})"
+            add(f"{pad}weight_{s}_0 = {text}")
+            return
+        step = form.unit_bytes * TILE
+        planes = form.unit_bytes // self._plane
+        for plane in range(planes):
+            shift = f" + {plane * self._plane * TILE}" if plane else ""
+            add(f"{pad}bytes_{s}_{plane} = tl.load(w_{s} + ({at} * {step}{shift}){mask}{hint})")
+        pair = f", mask={known}{self.tile.unit(2)}, other=0" if known else ""
+        words: dict[str, str] = {
+            part: f"tl.load({part}_{s} + {at} * {self.padded}{pair})"
+            for part in ("scales", "zeros", "mins")
+            if part in self.names
+        }
+        first, second = (self.kernel.call("weights", f"{which}_of_pair") for which in ("first", "second"))
+        spread = self.tile.spread
+        for part in ("scales", "mins"):
+            if part in words:
+                add(f"{pad}pair = {words[part]}")
+                add(f"{pad}{part}_{s}_0 = {first}(pair){spread}", f"{pad}{part}_{s}_1 = {second}(pair){spread}")
+        self._unpack(words, spread, pad)
+
+    def _unpack(self, words: dict[str, str], spread: str, pad: str) -> None:
+        form, s, add = self.form, self.number, self.kernel.add
+        if form.name == "int8":
+            unpack = self.kernel.call("weights", "bytes_as_integers")
+            add(*(f"{pad}weight_{s}_{group} = {unpack}(bytes_{s}_{group})" for group in (0, 1)))
+            return
+        if form.name == "int6":
+            for half, which in enumerate(("first", "second")):
+                unpack = self.kernel.call("weights", f"{which}_sixes_as_integers")
+                add(f"{pad}weight_{s}_{half}, weight_{s}_{half + 2} = {unpack}(bytes_{s}_{half}, bytes_{s}_2)")
+            return
+        shape = self.tile.shape(form.group)
+        zeros = [f"tl.full(({shape}), -128.0, tl.bfloat16)"] * 2
+        if "zeros" in words:
+            zero = self.kernel.call("weights", "shifted_zero")
+            add(f"{pad}pair = {words['zeros']}.to(tl.int32)")
+            texts = (f"{zero}(pair & 255)", f"{zero}((pair >> 8) & 255)")
+            zeros = [f"tl.broadcast_to({text}{spread}, ({shape}))" for text in texts]
+        unpack = self.kernel.call("weights", "nibbles_as_integers")
+        both = f"weight_{s}_0, weight_{s}_1"
+        add(f"{pad}{both} = {unpack}(bytes_{s}_0, {zeros[0]}, {zeros[1]})")
+
+    def multiply(self, number: int, x: str, pad: str) -> None:
+        """Add lines that add the products of a piece with `x` to `sum_<set>`."""
+        form, s = self.form, self.number
+        exact = ', input_precision="ieee"' if form.multiplied == "float32" else ""
+        weight, group = f"weight_{s}_{number}", self.pieces[number].offset // max(form.group, 1)
+        if not form.group:
+            self.kernel.add(f"{pad}sum_{s} = tl.dot({weight}, {x}, sum_{s}{exact})")
+            return
+        self.kernel.add(f"{pad}sum_{s} += tl.dot({weight}, {x}) * scales_{s}_{group}")
+        if "mins" in self.names:
+            ones = f"tl.full(({self.tile.shape(form.group)}), 8.0, tl.bfloat16)"
+            self.kernel.add(f"{pad}sum_{s} += tl.dot({ones}, {x}) * mins_{s}_{group}")
+
+    def finish(self, y: str, row: str, known: str) -> None:
+        """Add the line that multiplies finished sums by what all of a row shares."""
+        if self.form.name == "fp8":
+            mask = f", mask={known}, other=0.0" if known else ""
+            self.kernel.add(f"{y} *= tl.load({self.names['scales']} + {row}{mask})")
+        elif self.form.name.startswith("int4"):
+            self.kernel.add(f"{y} *= 0.125")

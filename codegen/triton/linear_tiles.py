@@ -1,0 +1,181 @@
+"""Linears in matrix units: tiles of the weight times tiles of activations.
+
+The weight is the large side of the product, so that few rows of activations (8 or 16) waste little. Its columns are
+split over the warps of a program: each multiplies units of its own, and the sums meet once, at the end. Programs can
+so be small, and there are enough of them.
+"""
+
+from dataclasses import dataclass
+
+from llmc.codegen.layout import View
+from llmc.codegen.regions import Linear
+from llmc.codegen.triton.context import Context
+from llmc.codegen.triton.kernel import Draft, KernelText, rows_of
+from llmc.codegen.triton.linear_epilogue import Sums, finish, store_sums
+from llmc.codegen.triton.linear_formats import Form
+from llmc.codegen.triton.linear_gemv import describe, wait
+from llmc.codegen.triton.linear_operands import Tile, Weights
+from llmc.codegen.triton.linear_rows import Owned
+from llmc.codegen.triton.linear_source import At, Source
+from llmc.runtime.cuda.plan import ONE, Extent, When
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tile of a kernel and how it is pipelined."""
+
+    owned: int
+    """Indices of a program; rows of the weight for each set."""
+    batch: int
+    """Units of columns at once, shared out over the warps; 1 where warps share rows instead."""
+    rows: int
+    """Rows of activations."""
+    warps: int
+    stages: int
+    blocks: bool = False
+    """Whether there may be more rows than one program takes."""
+
+
+def emit_tiles(
+    region: Linear,
+    context: Context,
+    form: Form,
+    owned: Owned,
+    tiling: Tiling,
+    when: When,
+    rounded: View | None,
+    raw: View | None,
+) -> Draft:
+    """The launch of one tiling.
+
+    rounded: rows of activations that are ready to be multiplied; None where the kernel makes them of the source.
+    raw: where sums are stored as they are; None where the kernel finishes them.
+    """
+    return _Tiles(region, context, form, owned, tiling, rounded, raw).draft(when)
+
+
+class _Tiles:
+    def __init__(
+        self,
+        region: Linear,
+        context: Context,
+        form: Form,
+        owned: Owned,
+        tiling: Tiling,
+        rounded: View | None,
+        raw: View | None,
+    ) -> None:
+        self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
+        self.rounded, self.raw = rounded, raw
+        self.kernel = KernelText("linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl)
+        self.tile = Tile(tiling.batch, tiling.owned)
+        self.columns = region.k if rounded is None else form.units(region.k) * form.unit
+        self.source = Source(region.source, region.k, form.multiplied == "float16")
+        self.units = form.units(region.k)
+        self.ragged = self.units % tiling.batch != 0
+        names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(owned.sets)]
+        self.weights = [Weights(*name) for name in names]
+        self.pieces = self.weights[0].pieces
+
+    def draft(self, when: When) -> Draft:
+        kernel, tiling = self.kernel, self.tiling
+        many = "blocks of " if tiling.blocks else "up to "
+        kernel.comment = f"{describe(self.region)}: {many}{tiling.rows} rows in matrix units"
+        masked = self.owned.count % tiling.owned != 0
+        self._indices(masked)
+        wait(kernel)
+        mine = self.source.squares and self.rounded is None
+        if self.rounded is None and self.source.statistics:
+            self.source.measure(kernel, "t[None, :]", "present[None, :]", "[:, None]", "[None, :]", tiling.rows)
+        sums = ", ".join(str(size) for size in (*([tiling.batch] * (tiling.batch > 1)), tiling.owned, tiling.rows))
+        kernel.add(*(f"sum_{s} = tl.zeros(({sums}), tl.float32)" for s in range(self.owned.sets)))
+        if mine:
+            kernel.add(f"squares = tl.zeros(({self._activations()}), tl.float32)")
+        kernel.add(f"for u in tl.range(0, {self.units}, {tiling.batch}, num_stages={tiling.stages}):")
+        self._loop("    ", mine)
+        self._finish(mine, masked)
+        programs = Extent(times=-(-self.owned.count // tiling.owned))
+        if tiling.blocks:
+            return Draft(kernel, (Extent(rows_of(self.region.domain), tiling.rows), programs, ONE), when)
+        return Draft(kernel, (programs, ONE, ONE), when)
+
+    def _indices(self, masked: bool) -> None:
+        kernel, tiling, count = self.kernel, self.tiling, self.owned.count
+        axis = 1 if tiling.blocks else 0
+        kernel.add(f"n = tl.program_id({axis}) * {tiling.owned} + tl.arange(0, {tiling.owned})")
+        first = f"tl.program_id(0) * {tiling.rows} + " if tiling.blocks else ""
+        kernel.add(f"t = ({first}tl.arange(0, {tiling.rows})).to(tl.int64)")
+        symbol = rows_of(self.region.domain)
+        kernel.add(f"present = t < {kernel.size(symbol) if symbol else 1}")
+        index = "n"
+        if masked:
+            kernel.add(f"known = tl.minimum(n, {count - 1})")
+            index = "known"
+        if tiling.batch > 1:
+            kernel.add(f"unit = tl.arange(0, {tiling.batch})")
+        self.owned.define(kernel, index)
+        for weights, row in zip(self.weights, self.owned.rows(index), strict=True):
+            weights.point(row)
+
+    def _activations(self) -> str:
+        sizes = (*([self.tiling.batch] * (self.tiling.batch > 1)), self.pieces[0].columns, self.tiling.rows)
+        return ", ".join(map(str, sizes))
+
+    def _loop(self, pad: str, mine: bool) -> None:
+        kernel, tile, form = self.kernel, self.tile, self.form
+        known = ""
+        if self.ragged:
+            kernel.add(f"{pad}there = u + unit < {self.units}")
+            known = "there"
+        for weights in self.weights:
+            weights.read("u", known, pad)
+        tail = self.columns % (form.unit * self.tiling.batch) != 0
+        for number, piece in enumerate(self.pieces):
+            start = f"u * {form.unit}" if tile.batch == 1 else f"(u + unit{tile.unit()}) * {form.unit}"
+            shift = f"{piece.offset} + " if piece.offset else ""
+            kernel.add(f"{pad}column = {start} + ({shift}tl.arange(0, {piece.columns})){tile.column}")
+            within = f"(column < {self.columns})" if tail else ""
+            present = f"present{tile.last}"
+            at = At("column", f"t{tile.last}", " & ".join(part for part in (present, within) if part), within)
+            if self.rounded is not None:
+                self._ready(at, pad)
+            else:
+                self.source.read(kernel, "x", at, tile.last, pad)
+                if mine:
+                    kernel.add(f"{pad}squares += x * x")
+                    self.source.weigh(kernel, "x", at, pad)
+                if form.multiplied != "float32":
+                    kernel.add(f"{pad}x = x.to(tl.{form.multiplied})")
+            for weights in self.weights:
+                weights.multiply(number, "x", pad)
+
+    def _ready(self, at: At, pad: str) -> None:
+        assert self.rounded is not None, "there are rows that need nothing done"
+        pointer = self.kernel.pointer(self.rounded.buffer, "inputs")
+        address = f"{pointer} + {at.row} * {self.rounded.buffer.width} + {at.column}"
+        self.kernel.add(f"{pad}x = tl.load({address}, mask={at.inside}, other=0.0)")
+
+    def _finish(self, mine: bool, masked: bool) -> None:
+        kernel = self.kernel
+        names = tuple(f"y_{s}" for s in range(self.owned.sets))
+        for s, name in enumerate(names):
+            kernel.add(f"{name} = tl.sum(sum_{s}, 0)" if self.tiling.batch > 1 else f"{name} = sum_{s}")
+        if mine:
+            inner = "tl.sum(squares, 0)" if self.tiling.batch > 1 else "squares"
+            kernel.add(f"scale = {self.source.scale(f'tl.sum({inner}, 0)')}")
+            kernel.add(*(f"{name} *= scale[None, :]" for name in names))
+        if masked:
+            kernel.add(f"owned = (n < {self.owned.count})[:, None]")
+        kernel.add("n = n[:, None]", "t = t[None, :]", "present = present[None, :]")
+        if self.owned.half:
+            kernel.add("row_0 = row_0[:, None]", "row_1 = row_1[:, None]")
+        elif self.owned.sets == 2:
+            kernel.add("row_1 = row_1[:, None]")
+        for weights, name, row in zip(self.weights, names, self.owned.rows("n"), strict=True):
+            weights.finish(name, row, "owned" if masked else "")
+        inside = "present & owned" if masked else "present"
+        sums = Sums(names, "n", "t", "owned" if masked else "", inside, "present")
+        if self.raw is not None:
+            store_sums(kernel, self.raw, sums)
+        else:
+            finish(kernel, self.context, self.region, self.owned, sums)
