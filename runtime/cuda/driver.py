@@ -128,7 +128,8 @@ class Driver:
         try:
             loaded = ctypes.CDLL(library)
         except OSError as error:
-            raise MissingTool(f"{library}: {error}; GPU programs need an NVIDIA GPU and its driver") from None
+            reason = str(error).removeprefix(f"{library}: ")
+            raise MissingTool(f"{library}: {reason}; GPU programs need an NVIDIA GPU and its driver") from None
         self._functions = {}
         for name, types in FUNCTIONS.items():
             function = getattr(loaded, name, None)
