@@ -163,7 +163,7 @@ def launch(
     builder.arguments, builder.races, builder.kernel = arguments, races, name
     builder.set_grid_dim(*sizes)
     function = _function(kernel)
-    with _language(), np.errstate(all="ignore"):
+    with language(), np.errstate(all="ignore"):
         values = {key: value if key in constants else _value(value, key, by_name) for key, value in bound.items()}
         try:
             for program in programs:
@@ -313,7 +313,7 @@ _depth = 0
 
 
 @contextmanager
-def _language() -> Iterator[None]:
+def language() -> Iterator[None]:
     """While it lasts, functions of the language act on the interpreter."""
     global _depth
     _depth += 1
