@@ -22,7 +22,9 @@ from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cpu_features import machine_of, usable_cpus
 from llmc.runtime.memory import Bytes, Region, address, padded
 from llmc.runtime.program import Batch
+from llmc.runtime.native_sample import NativeChoice
 
+from llmc.runtime.sample import Choose
 ABI = 1
 """The version of the C functions that this runtime calls."""
 BLOCK_MULTIPLE = 16
@@ -133,6 +135,9 @@ class CpuProgram:
         if not self._machine:
             raise MemoryError(f"threads: {threads} could not be started")
         # The machine reads the weights until it is closed, so the finalizer keeps them.
+        able = hasattr(self._library, "llmc_sample")  # libraries of the first versions cannot
+        self.choose: Choose | None = NativeChoice(self._library, self.description.vocabulary) if able else None
+        """Chooses tokens from logits."""
         close = self._library.llmc_close
         self._close = weakref.finalize(self, _close, close, self._machine, [self._weights, self._pointers])
         self._caches: list[Bytes] = []

@@ -7,7 +7,7 @@ from typing import Literal
 from llmc.runtime.batch import Piece
 from llmc.runtime.decoding import MOST_ENDS, Continuation
 from llmc.runtime.kv_cache import BlockTable
-from llmc.runtime.sample import Row, Sampler, SamplingParams, TokenLogprobs, logprobs_of
+from llmc.runtime.sample import Choose, Row, Sampler, SamplingParams, TokenLogprobs, logprobs_of
 from llmc.runtime.stop_texts import StopTexts
 from llmc.runtime.tokenizer import TextStream
 
@@ -67,15 +67,17 @@ class Request:
         vocab_size: int,
         end_tokens: frozenset[int],
         text: TextStream | None,
+        choose: Choose | None = None,
     ) -> None:
-        """`end_tokens` end the text; `text` decodes what follows the prompt, if there is a tokenizer."""
+        """`end_tokens` end the text; `text` decodes what follows the prompt, if there is a tokenizer; `choose` is the
+        program's own way to choose tokens, if it has one."""
         self.index = index
         self.prompt = prompt
         self.params = params
         self.finish_reason: FinishReason | None = None
         self.table: BlockTable | None = None
         self._tokens = list(prompt)
-        self._sampler = Sampler(params, vocab_size, prompt)
+        self._sampler = Sampler(params, vocab_size, prompt, choose)
         self._end_tokens = end_tokens
         self._text = text
         self._stops = StopTexts(params.stop)

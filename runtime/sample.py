@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +79,32 @@ class TokenLogprobs:
     """The likeliest tokens and their log-probabilities, likeliest first."""
 
 
+class Choose(Protocol):
+    """Native code that chooses as a `Sampler` does."""
+
+    def __call__(self, logits: Row, params: SamplingParams, seen: npt.NDArray[np.bool_], uniform: float) -> int:
+        """The next token given its [V] logits, or -1 if they are not numbers.
+
+        `seen` [V] marks the tokens that are penalised, none if it is empty; `uniform`, from 0 to 1, is drawn with.
+        """
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A program that may bring native code for choosing tokens."""
+
+    choose: Choose | None
+
+
 class Sampler:
     """Chooses the tokens of one request."""
 
-    def __init__(self, params: SamplingParams, vocab_size: int, prompt: Iterable[int] = ()) -> None:
+    def __init__(
+        self, params: SamplingParams, vocab_size: int, prompt: Iterable[int] = (), choose: Choose | None = None
+    ) -> None:
+        """`choose` takes the place of numpy, except for the likeliest token of all, which numpy finds faster."""
         self.params = params
+        self._native = choose
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._seen = np.zeros(vocab_size if params.repetition_penalty != 1.0 else 0, np.bool_)
         for token in prompt:
@@ -105,21 +126,29 @@ class Sampler:
             token = int(logits.argmax())
             _check_finite(logits[token])
             return token
-        scores = process(logits, self.params, self._seen)
-        token = self._draw(scores) if self.params.temperature else int(np.argmax(scores))
+        uniform = self._random.random() if self.params.temperature else 0.0
+        if self._native is not None:
+            token = self._native(logits, self.params, self._seen, uniform)
+            if token < 0:
+                _check_finite(logits.max())
+                raise AssertionError(f"sample: native code chose token {token} among finite logits")
+        else:
+            scores = process(logits, self.params, self._seen)
+            token = _draw(scores, uniform) if self.params.temperature else int(np.argmax(scores))
         self._remember(token)
         return token
-
-    def _draw(self, scores: Row) -> int:
-        """Sample by inverting the cumulative distribution at one random number."""
-        candidates = np.flatnonzero(scores > -np.inf)
-        cumulative = np.cumsum(np.exp(scores[candidates] - scores[candidates].max()))
-        at = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(candidates[min(int(at), len(candidates) - 1)])
 
     def _remember(self, token: int) -> None:
         if self._seen.size:
             self._seen[token] = True
+
+
+def _draw(scores: Row, uniform: float) -> int:
+    """Sample by inverting the cumulative distribution at a number from 0 to 1."""
+    candidates = np.flatnonzero(scores > -np.inf)
+    cumulative = np.cumsum(np.exp(scores[candidates] - scores[candidates].max()))
+    at = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    return int(candidates[min(int(at), len(candidates) - 1)])
 
 
 def process(logits: Row, params: SamplingParams, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ from llmc.runtime.kv_cache import BlockPool
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.program import Program
 from llmc.runtime.request import Generation, Increment, Request
-from llmc.runtime.sample import SamplingParams, check_token_ids
+from llmc.runtime.sample import Chooser, SamplingParams, check_token_ids
 from llmc.runtime.tokenizer import Tokenizer
 
 BLOCK_SIZE = 128
@@ -151,7 +151,8 @@ class Session:
         stops = check_token_ids(params.stop_token_ids, self.facts.vocab_size, "stop_token_ids")
         ends = frozenset(stops) | frozenset(() if params.ignore_eos else self.facts.eos_token_ids)
         text = None if self.tokenizer is None else self.tokenizer.stream(tokens)
-        return Request(index, tokens, params, self.facts.vocab_size, ends, text)
+        choose = self.program.choose if isinstance(self.program, Chooser) else None
+        return Request(index, tokens, params, self.facts.vocab_size, ends, text, choose)
 
     def _need_tokenizer(self, where: str) -> Tokenizer:
         if self.tokenizer is None:

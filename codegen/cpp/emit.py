@@ -29,7 +29,8 @@ SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i64": 8, "u8": 1}
 ELEMENTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Int8"}
 """C++ names of the dtypes of a cache."""
 _HEADERS = (
-    "activation", "attention", "cache", "elementwise", "engine", "gather", "linear", "norm", "rope", "rows", "topk",
+    "activation", "attention", "cache", "elementwise", "engine", "gather", "linear", "norm", "rope", "rows",
+    "sample_function", "topk",
 )  # fmt: skip
 
 
