@@ -39,6 +39,11 @@ class _Bucket:
     graphs: dict[int, Graph] = field(default_factory=dict)
     """By how many tokens each sequence gets; 0 is a step whose logits the host wants."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of its steps."""
+        return {"T": self.sequences, "B": self.sequences, "R": self.sequences, "M": self.blocks}
+
 
 class DecodeGraphs:
     """The recordings of one program, made when they are first needed."""
@@ -64,6 +69,14 @@ class DecodeGraphs:
 
         `spare` is the block that belongs to nobody.
         """
+        self._graph(self._prepared(batch, spare), 0).replay()
+
+    def prepared(self, batch: Batch, spare: int) -> tuple[dict[str, int], StepArrays]:
+        """The sizes of the recording that takes such a batch, and its arrays, which are on the device then."""
+        bucket = self._prepared(batch, spare)
+        return bucket.sizes, bucket.arrays
+
+    def _prepared(self, batch: Batch, spare: int) -> _Bucket:
         count, columns = batch.blocks.shape
         bucket = self._bucket(count, columns)
         arrays = self._padded(bucket, count, spare)
@@ -71,7 +84,7 @@ class DecodeGraphs:
             arrays[name][:count] = getattr(batch, name)
         arrays["blocks"][:count, :columns] = batch.blocks
         bucket.arrays.upload()
-        self._graph(bucket, 0).replay()
+        return bucket
 
     def decode(self, continuations: Sequence[Continuation], spare: int) -> list[list[int]]:
         """The next tokens of each sequence (see `Decoder.decode`)."""
@@ -120,11 +133,9 @@ class DecodeGraphs:
 
     def _graph(self, bucket: _Bucket, steps: int) -> Graph:
         if steps not in bucket.graphs:
-            size = bucket.sequences
-            sizes = {"T": size, "B": size, "R": size, "M": bucket.blocks}
             each = [self._plan.launches, self._plan.sampling] * steps if steps else [self._plan.launches]
             launches = list(chain.from_iterable(each))
-            bucket.graphs[steps] = self._device.capture(lambda: self._run(launches, sizes, bucket.arrays))
+            bucket.graphs[steps] = self._device.capture(lambda: self._run(launches, bucket.sizes, bucket.arrays))
         return bucket.graphs[steps]
 
 

@@ -99,6 +99,12 @@ class GpuProgram:
         self._reserve(size, size)
         return self._graphs.decode(continuations, self._cache_blocks)
 
+    def prepared(self, batch: Batch) -> tuple[Mapping[str, int], StepArrays]:
+        """The sizes and arrays with which `run` repeats launches of a decode step, for measurements."""
+        size = self._graphs.size_for(len(batch.tokens))
+        self._reserve(size, size)
+        return self._graphs.prepared(batch, self._cache_blocks)
+
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block of every cache onto another."""
         for layer, places in enumerate(self._caches):

@@ -1,0 +1,92 @@
+"""How long each kernel of a decode step takes on the GPU, beside the bytes of weights that it reads."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from llmc.runtime.cuda.device import Graph
+from llmc.runtime.cuda.plan import Launch
+from llmc.runtime.cuda.program import GpuProgram
+from llmc.runtime.program import Batch
+
+REPLAYS, REPETITIONS = 10, 7
+LINEAR = "linear"
+"""What the names of kernels begin with that read all of their weights."""
+
+
+class Timed(Protocol):
+    """A device that can tell how long its work takes."""
+
+    def measure(self, work: Callable[[], None]) -> float:
+        """Seconds that the GPU takes for what `work` asks for."""
+
+    def capture(self, record: Callable[[], None]) -> Graph:
+        """Record launches."""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel in a decode step."""
+
+    kernel: str
+    launches: int
+    weight_bytes: int
+    """Read by all of its launches; 0 if it is no linear."""
+    seconds: float
+    """For all of its launches, one after another."""
+
+
+def kernel_times(program: GpuProgram, device: Timed, sequences: int, position: int) -> list[KernelTime]:
+    """Each kernel of a step of `sequences` sequences whose token is at `position`, by itself; and the whole step last.
+
+    `device` is the program's. All launches of a kernel run one after another, on the weights and caches of all layers,
+    so that what the chip's caches hold of one launch is of no use to the next.
+    """
+    blocks = position // program.block_multiple + 1
+    program.allocate(sequences * blocks, program.block_multiple)
+    batch = decode_batch(sequences, position, program.block_multiple)
+    program.step(batch)
+    sizes, arrays = program.prepared(batch)
+    taken = [launch for launch in program.plan.launches if launch.when.holds(sizes)]
+    names = dict.fromkeys(launch.kernel for launch in taken)
+    groups = {name: [launch for launch in taken if launch.kernel == name] for name in names}
+    stored = dict(zip(program.plan.weights, program.plan.weight_bytes, strict=True))
+    stored |= {each.weight: each.bytes for each in program.plan.rearrangements}
+
+    def seconds(launches: Sequence[Launch]) -> float:
+        graph = device.capture(lambda: program.run(launches, sizes, arrays))
+
+        def replay() -> None:
+            for _ in range(REPLAYS):
+                graph.replay()
+
+        replay()
+        return statistics.median(device.measure(replay) for _ in range(REPETITIONS)) / REPLAYS
+
+    found = [KernelTime(name, len(group), _bytes(group, stored), seconds(group)) for name, group in groups.items()]
+    total = sum(time.weight_bytes for time in found)
+    return [*found, KernelTime("the whole step", len(taken), total, seconds(taken))]
+
+
+def decode_batch(sequences: int, position: int, block_size: int) -> Batch:
+    """A step of one token each at `position`, in blocks that follow each other."""
+    blocks = position // block_size + 1
+    table = np.arange(sequences * blocks, dtype=np.int64).reshape(sequences, blocks)
+    return Batch(
+        tokens=np.arange(sequences, dtype=np.int64),
+        positions=np.full(sequences, position, np.int64),
+        slots=table[:, -1] * block_size + position % block_size,
+        starts=np.arange(sequences + 1, dtype=np.int64),
+        lengths=np.full(sequences, position + 1, np.int64),
+        blocks=table,
+        rows=np.arange(sequences, dtype=np.int64),
+    )
+
+
+def _bytes(launches: Sequence[Launch], stored: dict[str, int]) -> int:
+    """Bytes of the weights that launches of a linear are given."""
+    arguments = [argument for launch in launches for argument in launch.arguments if launch.kernel.startswith(LINEAR)]
+    return sum(stored[argument.name] for argument in arguments if argument.kind == "weight")
