@@ -161,7 +161,7 @@ class _Mixture:
             kernel.add(f"row_{number} = expert * {padded} + {known}{shift}")
             sets[-1].point(f"row_{number}")
             kernel.add(f"sum_{number} = tl.zeros([{sizes}], tl.float32)")
-        pointer = kernel.pointer(product.source, "x")
+        pointer = kernel.pointer(product.source, "source" if product is self.up else "hidden")
         row = f"slot // {self.chosen}" if product is self.up else "slot"
         kernel.add(f"x_row = ({pointer} + {row} * {product.k}){tile.last}")
         kernel.add(f"for u in range(0, {units}, {tiling.batch}):")
@@ -241,9 +241,9 @@ def _alone(product: _Product) -> _Tiling:
 
 
 def _together(product: _Product) -> _Tiling:
-    if FORMS[product.format].multiplied == "float32":
-        return _Tiling(32, 32, 1, alone=False)
-    return _Tiling(32, 64 // product.sets, 1, alone=False)
+    form = FORMS[product.format]
+    wide = form.multiplied == "float32" or form.unit > 128  # more would not fit into registers
+    return _Tiling(32, (32 if wide else 64) // product.sets, 1, alone=False)
 
 
 def _number(value: object) -> int:
