@@ -16,8 +16,10 @@ _block_init = core.block_type.__init__
 _types: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
 _shapes: dict[tuple[int, ...], Any] = {}
 _blocks: dict[tuple[str, tuple[int, ...]], Any] = {}
-_PLAIN = frozenset({"int32", "int64", "fp32"})
-"""Types that two operands keep."""
+_WHOLE = frozenset({"int1", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
+_KEPT = _WHOLE | {"fp32", "fp64"}
+"""Types that two operands of one type keep."""
+_KEPT_UNLESS_DIVIDED = _KEPT | {"fp16", "bf16"}
 _SCALAR = (core.constexpr(1), core.tuple([]))
 
 
@@ -113,7 +115,10 @@ class Semantic(TritonSemantic):
         if left is core.tensor:
             name = lhs.dtype.name
             if right is core.tensor:
-                if name in _PLAIN and name == rhs.dtype.name:
+                if name == rhs.dtype.name:
+                    if name in (_KEPT if div_or_mod else _KEPT_UNLESS_DIVIDED):
+                        return self.broadcast_impl_value(lhs, rhs)
+                elif allow_lhs_ptr and rhs.dtype.name in _WHOLE and lhs.dtype.is_ptr():
                     return self.broadcast_impl_value(lhs, rhs)
             elif arithmetic_check and _takes(name, right, rhs):
                 return self.broadcast_impl_value(lhs, self._constant(rhs, lhs.dtype))
@@ -135,7 +140,8 @@ def _takes(name: str, kind: type, value: Any) -> bool:
     """Whether a number next to a tensor of a type becomes one of that type."""
     if name == "fp32":
         return kind is float or kind is int
-    return name == "int32" and kind is int and -(2**31) <= value < 2**31
+    bits = {"int32": 31, "int64": 63}.get(name)
+    return bits is not None and kind is int and -(1 << bits) <= value < 1 << bits
 
 
 REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
