@@ -173,6 +173,7 @@ def _packed_embedding(node: fx.Node, given: dict[str, Any], places: Places) -> l
     attrs = {
         "weights": tuple(part.name for part in given["parts"]),
         "format": given["format"],
+        "n": int(given["n"]),
         "k": int(given["k"]),
     }
     return [RowOp("gather_packed", node.name, (places.view(given["tokens"], node),), (places.new(node),), attrs)]

@@ -1,21 +1,18 @@
 """Rows of a packed table."""
 
 from llmc.codegen.regions import RowOp
+from llmc.codegen.triton.emit_weights import load_weight
 from llmc.codegen.triton.row_values import Elements
-from llmc.ir.packed_layout import padded_columns
-
-_TYPES = {"f32": "*fp32", "f16": "*fp16", "bf16": "*bf16"}
 
 
 def emit_gather_packed(elements: Elements, op: RowOp) -> None:
     """The row of each token, as fp32."""
-    weights, format, k = op.attrs["weights"], str(op.attrs["format"]), op.attrs["k"]
-    assert isinstance(weights, tuple) and isinstance(k, int), "a table has parts and columns"
+    weights, format, n, k = (op.attrs[name] for name in ("weights", "format", "n", "k"))
+    assert isinstance(weights, tuple) and isinstance(n, int) and isinstance(k, int), "a table has parts and sizes"
     token = elements.operand(op, 0)
-    column, axes = elements.runs[0].name, frozenset({elements.runs[0].axis})
-    if format not in _TYPES:
-        raise NotImplementedError(format)
-    data = elements.kernel.weight(weights[0], "table", _TYPES[format])
-    mask = elements.mask(axes)
-    text = f"tl.load({data} + {token.name} * {padded_columns(k)} + {column}{f', mask={mask}, other=0' if mask else ''})"
-    elements.keep(op, elements.assign(f"{text}.to(tl.float32)", "f32", axes))
+    kernel, run = elements.kernel, elements.runs[0]
+    axes = frozenset({run.axis})
+    lines = len(kernel.lines)
+    text = load_weight(kernel, weights, str(format), n, k, token.name, run.name, elements.mask(axes))
+    kernel.lines[lines:] = [elements.pad + line for line in kernel.lines[lines:]]
+    elements.keep(op, elements.assign(text, "f32", axes))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.rearranged_weights import TYPES, part_names, rearranged
 from support.triton_interpreter import launch, load_kernels
 
 from llmc.codegen.layout import Buffer, View, fresh
@@ -10,16 +11,13 @@ from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_experts import FEW, emit_experts
-from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.kernel import Draft, KernelText, module_text
-from llmc.codegen.triton.packed import PackedWeight
+from llmc.codegen.triton.linear_formats import FORMS
 from llmc.ir.ops import activate_expert
-from llmc.ir.packed_formats import FORMATS, pack, unpack
-from llmc.ir.packed_layout import TILE, padded_columns, tile_count
+from llmc.ir.packed_formats import unpack
+from llmc.ir.packed_layout import tile_count
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "i64": torch.int64}
-TYPES = {"*i32": torch.int32, "*i16": torch.int16, "*u8": torch.uint8, "*fp16": torch.float16, "*fp32": torch.float32,
-         "*bf16": torch.bfloat16}  # fmt: skip
 
 
 def kernels_of(drafts: list[Draft]) -> object:
@@ -43,30 +41,17 @@ class Mixture:
         self.dense = {}
         for name, rows, columns in (("up", up_rows, self.d), ("down", self.d, self.f)):
             weight = torch.randn(self.e, rows, columns, generator=generator) / columns**0.5
-            parts = pack(weight, format)
-            names = [f"{name}_{part}" for part in FORMATS[format].parts]
+            parts, memory = rearranged(name, weight, format)
+            self.memory |= memory
             tiles = tile_count(rows)
             self.dense[name] = torch.stack([
                 unpack([part[e * tiles : (e + 1) * tiles] for part in parts], format, rows, columns)
                 for e in range(self.e)
             ])  # fmt: skip
-            self._rearrange(PackedWeight(tuple(names), format, self.e * tiles * TILE, padded_columns(columns)), parts)
         self.biases = {}
         for name, rows in (("up", up_rows), ("down", self.d)):
             self.biases[name] = torch.randn(self.e, rows, generator=generator) if bias else None
         self.region = self._region(up_rows)
-
-    def _rearrange(self, weight: PackedWeight, parts: list[torch.Tensor]) -> None:
-        for name, part in zip(weight.parts, parts, strict=True):
-            self.memory[name] = part.reshape(-1)
-        for name, size, draft in emit_rearrangement(weight):
-            types = {parameter: TYPES[type] for parameter, type in draft.kernel.parameters}
-            target = torch.zeros(size, dtype=torch.uint8)
-            given = {"source": self.memory[name].view(types["source"]), "target": target.view(types["target"])}
-            grid = tuple(extent.at({}) for extent in draft.grid)
-            done = launch(kernels_of([draft]).kernel_0, grid, *(given[name] for name, _ in draft.kernel.parameters))
-            done.assert_written(given["target"])
-            self.memory[name] = target
 
     def _value(self, key: int, data: torch.Tensor, domain: str, place: str = "arena") -> View:
         width = data.shape[-1] if domain else data.numel()
@@ -87,7 +72,7 @@ class Mixture:
         source, ids, gates, output = (
             self._value(i, data, "T") for i, data in enumerate((self.x, self.ids, self.gates, self.y))
         )
-        up, down = (tuple(f"{name}_{part}" for part in FORMATS[self.format].parts) for name in ("up", "down"))
+        up, down = (part_names(name, self.format) for name in ("up", "down"))
         return Experts("moe", "", "T", source, ids, gates, up, down, biases[0], biases[1], output, attrs, ())
 
     def run(self, level: str = "sm_80") -> list[KernelText]:
@@ -142,7 +127,7 @@ class Mixture:
 
 
 @pytest.mark.parametrize("tokens", [1, FEW + 5])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", FORMS)
 def test_all_formats_compute_what_the_op_means(format: str, tokens: int) -> None:
     # a hidden value near a rounding edge may fall either way, where activations are rounded
     Mixture(tokens, format).check(3e-6 if format == "f32" else 3e-3)

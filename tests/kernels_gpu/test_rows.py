@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from support.rearranged_weights import part_names, rearranged
 from support.row_regions import Rows, axes
 from torch.nn.functional import gelu, softplus
 
 from llmc.codegen.layout import Scalar, View, permute, reshape
+from llmc.codegen.triton.linear_formats import FORMS
 from llmc.ir.ops import ACTIVATIONS
+from llmc.ir.packed_formats import unpack
 from llmc.runtime.program import CacheSpec
 
 UNARY = {
@@ -240,6 +243,22 @@ def test_gathers(dtype: torch.dtype) -> None:
     ]  # fmt: skip
     for view, value in zip(out, wanted, strict=True):
         close(rows, view, value.float(), 0)
+
+
+@pytest.mark.parametrize("format", FORMS)
+def test_rows_of_packed_tables(format: str) -> None:
+    n, k = 40, 110
+    parts, memory = rearranged("table", torch.randn(n, k, generator=torch.Generator().manual_seed(1)), format)
+    rows = Rows(rows=4)
+    rows.given |= {("weight", name): data for name, data in memory.items()}
+    tokens = rows.step("tokens", torch.tensor([0, 39, 17, 16]))
+    out, twice = rows.new([None, k]), rows.new([None, k])
+    rows.op("gather_packed", [tokens], out, weights=part_names("table", format), format=format, n=n, k=k)
+    rows.op("mul", [out, Scalar(2.0, "f32")], twice)
+    rows.run()
+    wanted = unpack(parts, format, n, k)[rows.read(tokens)]
+    close(rows, out, wanted, 1e-6)
+    close(rows, twice, 2 * wanted, 1e-6)
 
 
 def test_scatters_over_a_copy_or_a_number() -> None:

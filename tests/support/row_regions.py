@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import torch
+from support.rearranged_weights import TYPES
 from support.triton_interpreter import launch, load_kernels
 
 from llmc.codegen.layout import Axis, Buffer, Domain, View, fresh
@@ -111,7 +112,8 @@ class Rows:
         draft = self.draft()
         kernel = load_kernels(module_text({"kernel": draft.kernel}, "Rows."))
         sizes = {"T": self.rows, "R": len(self.wanted), "B": 1}
-        arguments = [self._argument(ref) for ref in draft.kernel.refs]
+        types = [type for _, type in draft.kernel.parameters]
+        arguments = [self._argument(ref).view(TYPES[type]) for ref, type in zip(draft.kernel.refs, types, strict=True)]
         done = launch(kernel.kernel, tuple(extent.at(sizes) for extent in draft.grid), *arguments)
         for key in {view.buffer.key for op in self.ops for view in op.outputs if view.buffer.place == "arena"}:
             done.assert_written(self.arrays[key])
