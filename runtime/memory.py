@@ -5,6 +5,7 @@ bandwidth; on pages of 2 MiB it costs nothing.
 """
 
 import contextlib
+import ctypes
 import mmap
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def padded(size: int) -> int:
 def address(array: npt.NDArray[np.generic]) -> int:
     """Where the first byte of an array lies."""
     return int(array.__array_interface__["data"][0])
+
+
+def give_back_freed() -> None:
+    """Give memory that C code has freed back to the system, where its library keeps it (glibc does). Takes some ms."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def available_bytes() -> int | None:
