@@ -56,14 +56,14 @@ def assert_same_but_for_ties(
 @pytest.mark.parametrize("storage", ["float", "int8", "int4", "fp8"])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_16_bits_and_quantized_weights_compute_what_the_reference_does(family: str, storage: str) -> None:
-    """The GPU multiplies in bfloat16: of its logits the error is a few roundings of 2^-9."""
+    """The GPU multiplies in bfloat16; the reference rounds the activations to int8 where weights are integers."""
     module = tiny(family).bfloat16()
-    options = {"quantize": storage, "kv_dtype": "bfloat16", "prove": False}
-    reference = llmc.compile(module, program="reference", **options).session.program
+    options = {"quantize": storage, "kv_dtype": "bfloat16"}
+    reference = llmc.compile(module, program="reference", prove=False, **options).session.program
     prompt = sequences(VOCAB)[0]
     have, want = run_in_pieces(on_gpu(module, **options), prompt, [5, 1, 1]), run_in_pieces(reference, prompt, [])
     error = ((have - want).square().mean().sqrt() / want.std()).item()
-    assert error < 0.03, f"{error:.4f}"
+    assert error < (0.06 if storage.startswith("int") else 0.03), f"{error:.4f}"
 
 
 @pytest.mark.parametrize("sequences_together", [1, 3, 9, 33])
