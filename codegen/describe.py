@@ -21,7 +21,7 @@ from llmc.codegen.explanation import (
     Work,
 )
 from llmc.codegen.groups import ATTENTION
-from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, RowOp, RowRegion
+from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, RowOp, RowRegion, TorchRegion
 from llmc.codegen.repeats import Loop
 from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear, linear_key
 from llmc.codegen.target import Target
@@ -53,6 +53,8 @@ def describe(
         if function not in kernels:
             choices = _choices(region, nodes, target, table)
             uses = tuple(VariantUse(choice.variant, *choice.m_range, choice.others) for choice in choices)
+            if isinstance(region, TorchRegion):
+                uses = (VariantUse("torch", 1, None, tuple(("native", why) for _, why in region.reasons)),)
             kernels[function] = KernelRecord(
                 name=function,
                 kind=_kind(region),
@@ -135,7 +137,7 @@ def _choices(region: Region, nodes: dict[str, fx.Node], target: Target, table: C
 
 
 def _kind(region: Region) -> str:
-    names = {Linear: "linear", Attention: "attention", Experts: "experts", RowRegion: "rows"}
+    names = {Linear: "linear", Attention: "attention", Experts: "experts", RowRegion: "rows", TorchRegion: "torch"}
     return names[type(region)]
 
 
@@ -157,6 +159,10 @@ def _fused(region: Region) -> Iterator[str]:
     """The operations of the region in order, the anchor's own kind in its place."""
     if isinstance(region, RowRegion):
         yield from dict.fromkeys(op.op for op in region.ops)
+        return
+    if isinstance(region, TorchRegion):
+        targets = [node.target for node in region.call.module.graph.nodes]
+        yield from dict.fromkeys(str(target).split(".")[1] for target in targets if isinstance(target, OpOverload))
         return
     if isinstance(region, Linear) and isinstance(region.source, RowOp):
         yield region.source.op

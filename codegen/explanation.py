@@ -82,7 +82,7 @@ class KernelRecord:
 
     name: str
     kind: str
-    """linear, attention, experts or rows."""
+    """linear, attention, experts, rows or torch."""
     shape: str
     """Sizes and formats, for reading."""
     fused: tuple[str, ...]
@@ -160,15 +160,18 @@ class ProgramExplanation:
         return next(kernel for kernel in self.kernels if kernel.name == name)
 
     def concerning(self, op: str) -> "ProgramExplanation":
-        """Only the regions that `op` names: their name, kernel, kind of kernel, module, or a node in them.
+        """Only the regions that `op` names: their name, kernel, kind of kernel, module, a node in them, or an op that
+        torch computes.
 
         Loops are left out: they number all regions.
         """
-        kinds = {kernel.name: kernel.kind for kernel in self.kernels}
+        kinds = {
+            kernel.name: (kernel.kind, *(kernel.fused if kernel.kind == "torch" else ())) for kernel in self.kernels
+        }
         chosen = tuple(
             region
             for region in self.regions
-            if op in (region.name, region.kernel, kinds[region.kernel], *region.nodes) or _within(op, region.origin)
+            if op in (region.name, region.kernel, *kinds[region.kernel], *region.nodes) or _within(op, region.origin)
         )
         used = {region.kernel for region in chosen}
         kernels = tuple(kernel for kernel in self.kernels if kernel.name in used)

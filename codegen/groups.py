@@ -71,20 +71,24 @@ class Group:
         return self.chain[-1][0] if self.chain else self.gate or self.linear
 
 
-def find_groups(model: Model) -> list[Group]:
-    """The groups of a packed graph, one for each linear."""
+def find_groups(model: Model, excluded: Iterable[fx.Node] = ()) -> list[Group]:
+    """The groups of a packed graph, one for each linear; `excluded` nodes are in none."""
     order = {node: place for place, node in enumerate(model.graph.nodes)}
     ancestors = _ancestors(model.graph)
-    claimed: set[fx.Node] = set()
+    left_out = frozenset(excluded)
+    claimed = set(left_out)
     groups = []
     for linear in model.calls(LINEAR):
+        if linear in left_out:
+            continue
         group = Group(linear, nodes=[linear])
         _follow(group, model, order, ancestors, claimed)
         claimed.update(group.nodes)
         groups.append(group)
     for group in groups:  # what an epilogue has taken is not done again in a prologue
         source = _prologue(group.linear)
-        group.prologue = None if source in claimed else source
+        if source is not None and source not in claimed and left_out.isdisjoint(source.users):
+            group.prologue = source
     return groups
 
 
@@ -164,12 +168,12 @@ def _follow(
 
     node = linear
     gated = _gate(linear)
-    if gated is not None:
+    if gated is not None and gated not in claimed:
         group.nodes += [*linear.users, *next(iter(linear.users)).users, gated]
         group.gate = node = gated
     else:
         leaves = _leaves(linear, independent)
-        if leaves is not None:
+        if leaves is not None and claimed.isdisjoint(leaves[1]):
             group.leaves, taken = leaves
             group.nodes += taken
             return

@@ -1,9 +1,11 @@
 """A packed graph as regions: where each value lives, and what is computed in which order.
 
-Every float value is float32 in memory, whatever the model's dtype. Raises `Unlowered` for what has no native form.
+Every float value is float32 in memory, whatever the model's dtype. What has no native form is left to torch, or raises
+`Unlowered`.
 """
 
 import operator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from torch import fx
 
 from llmc.codegen.groups import ATTENTION, BINARY, UNARY, Group, find_groups, schedule
+from llmc.codegen.heads import split_heads
 from llmc.codegen.layout import Buffer, Domain, Scalar, Value, View, fresh
 from llmc.codegen.regions import (
     Attention,
@@ -19,17 +22,16 @@ from llmc.codegen.regions import (
     Experts,
     HeadPart,
     Linear,
-    Norm,
     Region,
-    Rotation,
     RowOp,
-    RowRegion,
 )
 from llmc.codegen.row_ops import row_op
+from llmc.codegen.row_runs import origin_of, row_regions
+from llmc.codegen.torch_regions import TorchNodes
 from llmc.codegen.unlowered import Unlowered
 from llmc.codegen.view_ops import VIEWS, apply, own_view
 from llmc.codegen.walk import substitute, weights_of
-from llmc.ir.model import STEP_INPUTS, Model, Origin
+from llmc.ir.model import STEP_INPUTS, Model
 from llmc.ir.show import size_letters
 
 aten, llmc = torch.ops.aten, torch.ops.llmc
@@ -49,14 +51,25 @@ class Lowered:
     vocabulary: int
 
 
-def lower(model: Model) -> Lowered:
-    """The regions of a packed graph whose linears are packed. Raises `Unlowered`."""
-    return _Lowering(model).run()
+def lower(model: Model, *, leave_to_torch: bool = False) -> Lowered:
+    """The regions of a packed graph whose linears are packed.
+
+    Raises `Unlowered` for what has no native form; if torch may compute that, for what torch cannot either.
+    """
+    known: dict[fx.Node, str] = {}
+    while True:
+        try:
+            return _Lowering(model, TorchNodes(model, known) if leave_to_torch else None).run()
+        except Unlowered as error:
+            if not leave_to_torch or error.final or error.node in known or error.node.target is ATTENTION:
+                raise
+            known[error.node] = error.reason  # what else is fused depends on it: begin again
 
 
 @dataclass
 class _Lowering:
     model: Model
+    torch: TorchNodes | None
     values: dict[fx.Node, Value | list[Value]] = field(default_factory=dict)
     regions: list[Region] = field(default_factory=list)
     pending: list[tuple[RowOp, fx.Node]] = field(default_factory=list)
@@ -69,22 +82,78 @@ class _Lowering:
         self.output: fx.Node = graph.output_node().args[0][0]  # type: ignore[index,assignment]
         for node in self.model.placeholders():
             self._placeholder(node)
-        groups = find_groups(self.model)
+        groups = find_groups(self.model, () if self.torch is None else self.torch.known)
         for unit in schedule(self.model, groups):
-            if isinstance(unit, Group):
-                self._linear(unit)
-            elif unit.target is ATTENTION:
-                self._attention(unit)
-            elif unit.target is llmc.moe_packed.default:
-                self._experts(unit)
-            else:
-                self._row(unit)
+            self._unit(unit)
+        self._torch_region()
         self._flush()
         self._finish()
+        if self.torch is not None:
+            self.torch.check()
         values = {node.name: node.meta["val"] for node in self.model.placeholders()}
         names = list(dict.fromkeys(name for region in self.regions for name in weights_of(region)))
         sizes = [values[name].numel() * values[name].dtype.itemsize for name in names]
         return Lowered(self.regions, names, sizes, int(self.output.meta["val"].shape[-1]))
+
+    def _unit(self, unit: fx.Node | Group) -> None:
+        nodes = [unit] if isinstance(unit, fx.Node) else [*unit.nodes, *([unit.prologue] if unit.prologue else [])]
+        if self.torch is not None and isinstance(unit, fx.Node):
+            if self.torch.is_done(unit):
+                return
+            reason = self.torch.reason(unit)
+            if reason is not None:
+                self._leave(unit, reason)
+                return
+        if self.torch is not None and self.torch.are_read_by(nodes):
+            if isinstance(unit, fx.Node) and self._joins(unit):
+                return
+            self._torch_region()
+        if isinstance(unit, Group):
+            self._linear(unit)
+        elif unit.target is ATTENTION:
+            self._attention(unit)
+        elif unit.target is llmc.moe_packed.default:
+            self._experts(unit)
+        else:
+            try:
+                self._row(unit)
+            except Unlowered as error:
+                if self.torch is None:
+                    raise
+                self._leave(unit, error.reason)
+
+    # --- what torch computes
+
+    def _leave(self, node: fx.Node, reason: str) -> None:
+        assert self.torch is not None, "torch may compute it"
+        if not self.torch.fits(node):
+            self._torch_region()
+        for item in self.torch.add(node, reason):
+            with suppress(Unlowered):  # it may have no place, if nothing native reads it
+                self.values[item] = self.new(item)
+
+    def _joins(self, node: fx.Node) -> bool:
+        """Whether a node that reads what torch computes has no native form either; then torch computes it too."""
+        if node.target in (ATTENTION, llmc.moe_packed.default):
+            return False
+        pending = list(self.pending)
+        try:
+            self._row(node)
+        except Unlowered as error:
+            self._leave(node, error.reason)
+            return True
+        self.pending = pending
+        return False
+
+    def _torch_region(self) -> None:
+        if self.torch is None or not self.torch.gathered:
+            return
+        region, values, views = self.torch.make(self)
+        self._flush()
+        self.regions.append(region)
+        self.values.update(values)
+        for node in views:
+            self._unit(node)
 
     # --- values
 
@@ -176,29 +245,13 @@ class _Lowering:
 
     def _is_rows(self, node: fx.Node) -> bool:
         index, source = node.args[2], self.values.get(node.args[0])  # type: ignore[arg-type]
-        return (
-            isinstance(index, fx.Node)
-            and index.name == "rows"
-            and bool(node.args[1] == 0)
-            and isinstance(source, View)
-            and source.buffer.domain == "T"
-            and source.axes[0].size is None
-        )
+        if not isinstance(index, fx.Node) or index.name != "rows" or not isinstance(source, View):
+            return False
+        return source.buffer.domain == "T" and source.axes[int(str(node.args[1]))].size is None
 
     def _flush(self) -> None:
-        """Make regions of the row operations so far: one for each run over the same rows."""
-        run: list[tuple[RowOp, fx.Node]] = []
-        for item in [*self.pending, None]:
-            domains = {op.outputs[0].domain for op, _ in run} if run else set()
-            if item is None or (run and item[0].outputs[0].domain not in domains):
-                if run:
-                    first = run[0][1]
-                    nodes = tuple(dict.fromkeys(node.name for _, node in run))
-                    ops = tuple(op for op, _ in run)
-                    self.regions.append(RowRegion(first.name, _origin(first), ops[0].outputs[0].domain, ops, nodes))
-                run = []
-            if item is not None:
-                run.append(item)
+        """Make regions of the row operations so far."""
+        self.regions += row_regions(self.pending)
         self.pending.clear()
 
     # --- anchors
@@ -221,13 +274,13 @@ class _Lowering:
         head_of: tuple[tuple[int, int], ...] = ()
         target = None
         if group.leaves:
-            head_parts, head_of = self._heads(group)
+            head_parts, head_of = split_heads(group, self)
         else:
             target = self.new(group.result)
             self.values[group.result] = target
         gate = "" if group.gate is None else str(group.gate.args[2])
         chain = tuple(self._chain_step(step, position) for step, position in group.chain)
-        origin = _origin(node)
+        origin = origin_of(node)
         self.regions.append(
             Linear(
                 name=node.name, origin=origin, domain=self._domain(node), format=str(format_), n=int(n), k=int(k),
@@ -247,57 +300,6 @@ class _Lowering:
             return ChainStep(name, None)
         return ChainStep(BINARY[target], self.value(node.args[1 - position], node), swapped=position == 1)
 
-    def _heads(self, group: Group) -> tuple[tuple[HeadPart, ...], tuple[tuple[int, int], ...]]:
-        size = group.leaves[0].size
-        width = int(group.linear.meta["val"].shape[-1])
-        rest = self.new(group.linear)
-        for node in group.nodes[1:]:  # what is not fused reads the stored columns
-            self._give_view(node, group.linear, rest)
-        parts: list[HeadPart] = []
-        owner: dict[int, tuple[int, int]] = {}
-        for number, leaf in enumerate(group.leaves):
-            last = leaf.rope or leaf.norm or leaf.node
-            attention = leaf.attention
-            assert attention is not None, "every leaf is fused into attention"
-            target = None
-            if leaf.role == "q":
-                target = self.new(last)
-                self.values[last] = target
-            else:
-                self.written.add((attention, leaf.role))
-            rotation = None
-            if leaf.rope is not None:
-                cos, sin = (self.view(arg, leaf.rope) for arg in leaf.rope.args[1:3])
-                rotation = Rotation(cos, sin, cos.axes[-1].size or 0, bool(leaf.rope.args[3]))
-            norm = None if leaf.norm is None else self._norm(leaf.norm)
-            layer = int(str(attention.args[3]).rsplit("_", 1)[1])
-            parts.append(HeadPart(leaf.role, len(leaf.columns), norm, rotation, target, layer))
-            owner.update({start // size: (number, head) for head, start in enumerate(leaf.columns)})
-        if len(owner) < width // size:
-            parts.append(HeadPart("store", width // size, None, None, rest, -1))
-        head_of = tuple(owner.get(place, (len(parts) - 1, place)) for place in range(width // size))
-        return tuple(parts), head_of
-
-    def _give_view(self, node: fx.Node, linear: fx.Node, rest: View) -> None:
-        source = node.args[0]
-        if source is linear:
-            seen: Any = apply(node, rest)
-        else:
-            held = self.values.get(source)  # type: ignore[arg-type]
-            if held is None:
-                return
-            taken = node.target is operator.getitem and isinstance(held, list)
-            seen = held[node.args[1]] if taken else (apply(node, held) if node.target in VIEWS else None)  # type: ignore[index,arg-type]
-        if seen is not None:
-            self.values[node] = seen
-
-    def _norm(self, node: fx.Node) -> Norm:
-        if node.target is llmc.rms_norm.default:
-            _, weight, eps, offset, _ = node.args
-            return Norm("rms_norm", self.maybe(weight, node), None, float(eps), float(offset))  # type: ignore[arg-type]
-        _, weight, bias, eps, _ = node.args
-        return Norm("layer_norm", self.maybe(weight, node), self.maybe(bias, node), float(eps), 0.0)  # type: ignore[arg-type]
-
     def _attention(self, node: fx.Node) -> None:
         args: Any = node.args
         q, k, v = args[:3]
@@ -313,14 +315,14 @@ class _Lowering:
         self.values[node] = output
         self.regions.append(
             Attention(
-                name=node.name, origin=_origin(node), layer=layer, heads=heads, key_heads=key_heads, key_size=key_size,
-                value_size=value_size, query=self.view(q, node), output=output, sinks=self.maybe(args[10], node),
-                tables=tuple(self.view(table, node) for table in args[11]), mask=args[12], bias=args[13],
-                scale=float(args[14]), softcap=float(args[15]), nodes=(node.name,),
+                name=node.name, origin=origin_of(node), layer=layer, heads=heads, key_heads=key_heads,
+                key_size=key_size, value_size=value_size, query=self.view(q, node), output=output,
+                sinks=self.maybe(args[10], node), tables=tuple(self.view(table, node) for table in args[11]),
+                mask=args[12], bias=args[13], scale=float(args[14]), softcap=float(args[15]), nodes=(node.name,),
             )
         )  # fmt: skip
 
-    def _stored(self, arg: fx.Node, node: fx.Node) -> View:
+    def stored(self, arg: fx.Node, node: fx.Node) -> View:
         """An argument whose rows lie one after another in a buffer of their own; it is copied if they do not."""
         view = self.view(arg, node)
         if view.is_contiguous and not view.offset and not view.indirect and view.elements == view.buffer.width:
@@ -336,14 +338,14 @@ class _Lowering:
     def _experts(self, node: fx.Node) -> None:
         names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        rows = [self._stored(given[name], node) for name in ("x", "expert_ids", "expert_weights")]
+        rows = [self.stored(given[name], node) for name in ("x", "expert_ids", "expert_weights")]
         self._flush()
         output = self.new(node)
         self.values[node] = output
         plain = {name: value for name, value in given.items() if isinstance(value, (str, int, float, bool))}
         self.regions.append(
             Experts(
-                name=node.name, origin=_origin(node), domain=self._domain(node),
+                name=node.name, origin=origin_of(node), domain=self._domain(node),
                 source=rows[0], ids=rows[1], gates=rows[2],
                 up=tuple(part.name for part in given["up"]), down=tuple(part.name for part in given["down"]),
                 up_bias=self.maybe(given["up_bias"], node), down_bias=self.maybe(given["down_bias"], node),
@@ -355,14 +357,9 @@ class _Lowering:
 
     def _finish(self) -> None:
         """The output is the caller's memory: rename the buffer that the last region writes."""
-        output = self.view(self.output, self.output)
-        if output.buffer.place != "arena" or output.indirect or not output.is_contiguous:
-            raise Unlowered(self.output, "the logits are not computed in the program's last step")
-        old = output.buffer
+        old = self.stored(self.output, self.output).buffer
+        self._flush()
+        if old.place != "arena" or old.dtype != "f32":
+            raise Unlowered(self.output, "the logits are not computed in the program's last step", final=True)
         new = Buffer(old.key, "logits", old.domain, old.width, old.dtype, "logits")
         self.regions = [substitute(region, old, new) for region in self.regions]
-
-
-def _origin(node: fx.Node) -> str:
-    origin = node.meta.get("origin")
-    return str(origin) if isinstance(origin, Origin) else ""

@@ -1,13 +1,14 @@
 """Regions: the steps of a compiled program, each one kernel call between two barriers.
 
 A region is an *anchor* (linear, attention, mixture of experts) with what is fused before it (prologue) and after it
-(epilogue), or a run of operations that treat each row alone.
+(epilogue), or a run of operations that treat each row alone. What has no native form is a region that torch computes.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmc.codegen.layout import Domain, Scalar, Value, View
+from llmc.codegen.torch_calls import TorchCall
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,21 @@ class Experts:
     nodes: tuple[str, ...]
 
 
-Region = RowRegion | Linear | Attention | Experts
+@dataclass(frozen=True)
+class TorchRegion:
+    """Operations that have no native form: torch computes them, on the same memory."""
+
+    name: str
+    origin: str
+    domain: Domain
+    inputs: tuple[View, ...]
+    outputs: tuple[View, ...]
+    call: TorchCall
+    spelled: str
+    """The call as JSON: regions of equal calls do the same."""
+    reasons: tuple[tuple[str, str], ...]
+    """Each operation without a native form, and why it has none."""
+    nodes: tuple[str, ...]
+
+
+Region = RowRegion | Linear | Attention | Experts | TorchRegion

@@ -6,7 +6,7 @@ from torch import fx
 class Unlowered(Exception):
     """A node that has no native form."""
 
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        """Say which node and why."""
+    def __init__(self, node: fx.Node, reason: str, *, final: bool = False) -> None:
+        """Say which node and why; `final` if a native program cannot leave it to torch either."""
         super().__init__(f"{node.name}: {reason}")
-        self.node, self.reason = node, reason
+        self.node, self.reason, self.final = node, reason, final

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from llmc.codegen.layout import Buffer, View
-from llmc.codegen.regions import Attention, Experts, Linear, Region, RowOp, RowRegion
+from llmc.codegen.regions import Attention, Experts, Linear, Region, RowOp, RowRegion, TorchRegion
 
 Held = TypeVar("Held")
 
@@ -34,6 +34,8 @@ def written(region: Region) -> list[Buffer]:
         found = [region.target, *(part.target for part in region.parts)]
     elif isinstance(region, (Attention, Experts)):
         found = [region.output]
+    elif isinstance(region, TorchRegion):
+        found = list(region.outputs)
     buffers = [view.buffer for view in found if view is not None and view.buffer.place in ("arena", "logits")]
     return list(dict.fromkeys(buffers))
 

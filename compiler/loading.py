@@ -1,4 +1,5 @@
-"""Open an artifact and make a session of it. A native program is opened without torch; only the reference needs it."""
+"""Open an artifact and make a session of it. Torch is imported for the reference program alone, and for a native one of
+which a part has no native form."""
 
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from llmc.errors import ArtifactRejected
 from llmc.options import RUN_PROGRAMS, cache_directory, check_program
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.cuda.open_session import CUDA, held, open_cuda_session, runs_here
+from llmc.runtime.host import Host
 from llmc.runtime.manifest import Manifest
 from llmc.runtime.open_program import CPU, open_cpu_session
 from llmc.runtime.session import Session
@@ -59,6 +61,7 @@ def load(
             threads=threads,
             pin=pin,
             tuned=tuned,
+            host=_torch_host,
         )
     else:
         from llmc.codegen.reference import open_reference
@@ -78,3 +81,9 @@ def _default(manifest: Manifest) -> str:
     if runs_here(manifest):
         return CUDA
     return CPU if CPU in manifest.programs else "reference"
+
+
+def _torch_host(content: bytes) -> Host:
+    from llmc.codegen.torch_host import TorchHost
+
+    return TorchHost.read(content)

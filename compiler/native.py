@@ -10,8 +10,11 @@ from llmc.codegen.cpp.emit import CpuSource, emit
 from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_compiler
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
+from llmc.codegen.regions import TorchRegion
 from llmc.codegen.select import Crossover, Crossovers
 from llmc.codegen.target import Target
+from llmc.codegen.torch_calls import write_calls
+from llmc.codegen.torch_host import TorchHost
 from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
@@ -48,7 +51,14 @@ class NativeProgram:
     def open(self, model: Model) -> CpuProgram:
         """The program in this process, with the weights of `model` evaluated one by one. Raises BuildFailed."""
         best, _ = choose({level: level for level in self.compiler.levels}, levels())
-        return CpuProgram(self.compile([best])[best].path, _evaluated(model, self.source.weights))
+        return CpuProgram(self.compile([best])[best].path, _evaluated(model, self.source.weights), host=self._host())
+
+    def _host(self) -> TorchHost | None:
+        """What computes the parts that have no native form; these may be ops that no artifact can hold."""
+        calls = {part.spelled: part.call for part in self.source.regions if isinstance(part, TorchRegion)}
+        numbers = {spelled: place for place, spelled in enumerate(self.source.torch)}
+        ordered = sorted(calls, key=numbers.__getitem__)
+        return TorchHost([calls[spelled] for spelled in ordered], write_calls(ordered)) if ordered else None
 
 
 def native_compiler(options: Options) -> tuple[Compiler | None, str]:
@@ -71,17 +81,18 @@ def native_compiler(options: Options) -> tuple[Compiler | None, str]:
 def emit_native(
     model: Model, caches: Sequence[CacheSpec], compiler: Compiler, *, strict: bool
 ) -> tuple[NativeProgram | None, str]:
-    """The native program of a packed graph; None, with the reason, if a part of it has no native form.
+    """The native program of a packed graph, in which torch computes what has no native form; None, with the reason, if
+    it has a part that can only be run with the whole graph.
 
-    Raises BuildFailed instead if `strict`.
+    Raises BuildFailed for anything that has no native form if `strict`.
     """
     try:
-        return NativeProgram(emit(model, caches), compiler), ""
+        return NativeProgram(emit(model, caches, leave_to_torch=not strict), compiler), ""
     except Unlowered as error:
         if strict:
             where = error.node.meta.get("origin", "unknown origin")
             raise BuildFailed(
-                f"native program: {error} ({where}) has no native form; leave out --strict to get the reference program"
+                f"native program: {error} ({where}) has no native form; leave out --strict to have torch compute it"
             ) from error
         return None, f"no native form: {error}"
 

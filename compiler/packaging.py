@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import llmc
+from llmc.codegen.torch_calls import write_calls
 from llmc.frontend.read import Origin
 from llmc.frontend.tokenizer import TokenizerFiles
 from llmc.gpu import GpuPrograms
@@ -16,12 +17,14 @@ from llmc.native import NativeProgram
 from llmc.runtime.artifact_writer import ArtifactWriter
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.open_program import TORCH
 from llmc.runtime.program import CacheSpec
 
 _BYTES = torch.uint8
 GRAPH = "program/graph.json"
 SOURCE = "program/cpu.cpp"
 EXPLANATION = "program/cpu.json"
+TORCH_CALLS = "program/torch.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def save(build: Build, directory: Path, *, force: bool) -> Path:
             }
             writer.add_bytes(SOURCE, build.native.source.text.encode())
             writer.add_bytes(EXPLANATION, canonical(build.native.explain(build.model).to_json()))
+            if build.native.source.torch:
+                programs["cpu"][TORCH] = TORCH_CALLS
+                writer.add_bytes(TORCH_CALLS, write_calls(build.native.source.torch))
         for level, library in libraries.items():
             writer.add_file(programs["cpu"][level], library.path)
         for role, (name, content) in kernels.items():

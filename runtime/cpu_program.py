@@ -20,11 +20,12 @@ import numpy.typing as npt
 from llmc.errors import ArtifactRejected, BadOption, BadRequest
 from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cpu_features import machine_of, usable_cpus
+from llmc.runtime.host import HOST_CALL, Host, HostCalls, check_host
 from llmc.runtime.memory import Bytes, Region, address, padded
-from llmc.runtime.program import Batch
 from llmc.runtime.native_sample import NativeChoice
-
+from llmc.runtime.program import Batch
 from llmc.runtime.sample import Choose
+
 ABI = 1
 """The version of the C functions that this runtime calls."""
 BLOCK_MULTIPLE = 16
@@ -62,6 +63,8 @@ class Description:
     """Names of the choices that can be tuned, such as "960x576:int4"."""
     regions: int
     """How many regions a step has; 0 if it does not say."""
+    torch: str
+    """SHA-256 of the file of what the program has torch compute; empty if it has it compute nothing."""
 
     @staticmethod
     def read(text: bytes) -> "Description":
@@ -89,6 +92,7 @@ class Description:
             vocabulary=number("vocabulary"),
             crossovers=texts("crossovers") if "crossovers" in known else (),
             regions=known["regions"].integer(0, 1 << 24) if "regions" in known else 0,
+            torch=known["torch"].text() if "torch" in known else "",
         )
 
 
@@ -104,6 +108,7 @@ class CpuProgram:
         *,
         threads: int | None = None,
         pin: bool = False,
+        host: Host | None = None,
     ) -> None:
         """Load `library` (its bytes, or a file that nobody alters) and start its threads.
 
@@ -113,9 +118,10 @@ class CpuProgram:
                 not kept.
             threads: how many compute; None is one for each CPU that this process may use.
             pin: whether each thread stays on a CPU of its own; the calling one, which computes too, stays free.
+            host: what computes the parts of the program that have no native form.
 
         Raises:
-            ArtifactRejected: the library is no program for this runtime, or its weights are missing.
+            ArtifactRejected: the library is no program for this runtime, or its weights or its host are missing.
             BadOption: `threads` is not a number of threads. MemoryError: they could not be started.
         """
         cpus = usable_cpus()
@@ -127,25 +133,30 @@ class CpuProgram:
         self.threads = threads
         self._library = _load(library)
         self.description = Description.read(self._library.llmc_describe())
+        check_host(self.description.torch, host)
         self._weights = [_weight(self.description, place, weights) for place in range(len(self.description.weights))]
+        able = hasattr(self._library, "llmc_sample")  # libraries of the first versions cannot
+        self.choose: Choose | None = NativeChoice(self._library, self.description.vocabulary) if able else None
+        """Chooses tokens from logits."""
         self._pointers = _pointers(self._weights)
         order = [cpus[thread % len(cpus)] for thread in range(threads)]
         pinned = (ctypes.c_int * threads)(*order) if pin else None
         self._machine = ctypes.c_void_p(self._library.llmc_open(self._pointers, threads, pinned))
         if not self._machine:
             raise MemoryError(f"threads: {threads} could not be started")
-        # The machine reads the weights until it is closed, so the finalizer keeps them.
-        able = hasattr(self._library, "llmc_sample")  # libraries of the first versions cannot
-        self.choose: Choose | None = NativeChoice(self._library, self.description.vocabulary) if able else None
-        """Chooses tokens from logits."""
-        close = self._library.llmc_close
-        self._close = weakref.finalize(self, _close, close, self._machine, [self._weights, self._pointers])
+        self._step = _Step()
+        self._host = None if host is None else HostCalls(host, self._step)
+        if self._host is not None:
+            self._library.llmc_set_host.argtypes = [ctypes.c_void_p, HOST_CALL]
+            self._library.llmc_set_host(self._machine, self._host.function)
+        # The machine reads the weights and calls the host until it is closed, so the finalizer keeps them.
+        close, kept = self._library.llmc_close, [self._weights, self._pointers, self._host]
+        self._close = weakref.finalize(self, _close, close, self._machine, kept)
         self._caches: list[Bytes] = []
         self._cache_pointers = _pointers([])
         self._block_size, self._num_blocks = BLOCK_MULTIPLE, 0
         self._arena = Region(0)
         self._capacity = 0
-        self._step = _Step()
         self._step_pointer = ctypes.byref(self._step)
         self._bound: Batch | None = None
         self._logits: npt.NDArray[np.float32] = np.empty((0, self.description.vocabulary), np.float32)
@@ -171,9 +182,7 @@ class CpuProgram:
         """Run one step; logits [R, V]. The next step may overwrite the array that is returned."""
         if batch is not self._bound:
             self._bind(batch)
-        code = self._library.llmc_step(self._machine, self._step_pointer, self._logits_address)
-        if code != 0:
-            raise BadRequest(f"step: the program refused it with code {code}; this is a bug in llmc")
+        self._check(self._library.llmc_step(self._machine, self._step_pointer, self._logits_address))
         return self._logits
 
     def measure(self, batch: Batch) -> list[float]:
@@ -187,11 +196,16 @@ class CpuProgram:
         self._bind(batch)
         times = np.zeros(regions + 1, np.int64)
         self._library.llmc_measure.argtypes = [ctypes.c_void_p] * 4
-        code = self._library.llmc_measure(self._machine, self._step_pointer, self._logits_address, address(times))
-        if code != 0:
-            raise BadRequest(f"step: the program refused it with code {code}; this is a bug in llmc")
+        self._check(self._library.llmc_measure(self._machine, self._step_pointer, self._logits_address, address(times)))
         seconds: list[float] = (np.diff(times) / 1e9).tolist()
         return seconds
+
+    def _check(self, code: int) -> None:
+        """Raise if a step with this result failed."""
+        if code != 0:
+            raise BadRequest(f"step: the program refused it with code {code}; this is a bug in llmc")
+        if self._host is not None:
+            self._host.check()
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block of every cache onto another."""

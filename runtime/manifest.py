@@ -33,7 +33,7 @@ _REQUIRED = (
 )  # fmt: skip
 _ROLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reference": (("graph",), ()),
-    "cpu": (("source",), (*sorted(LIBRARIES), "explanation", "graph")),
+    "cpu": (("source",), (*sorted(LIBRARIES), "explanation", "graph", "torch")),
 }
 """For each program that this llmc knows the roles that must be there, and those that may."""
 

@@ -3,12 +3,14 @@
 Nothing here needs torch, so a process that only generates starts at once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from llmc.errors import ArtifactRejected
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.cpu_features import LEVELS, choose
 from llmc.runtime.cpu_program import CpuProgram
+from llmc.runtime.host import Host
 from llmc.runtime.native_trust import built_here
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
@@ -16,6 +18,8 @@ from llmc.runtime.tuning import read_tuning
 
 CPU = "cpu"
 """What the manifest calls the native program."""
+TORCH = "torch"
+"""The role of the file that says what a native program has torch compute."""
 
 
 def open_cpu_session(
@@ -27,6 +31,7 @@ def open_cpu_session(
     threads: int | None = None,
     pin: bool = False,
     tuned: bool = True,
+    host: Callable[[bytes], Host] | None = None,
 ) -> Session:
     """A session of the native program of an artifact that was opened with "fast".
 
@@ -38,6 +43,8 @@ def open_cpu_session(
         threads: how many compute; None is one for each CPU that this process may use.
         pin: whether each thread stays on a CPU of its own.
         tuned: use what was measured on this machine.
+        host: makes what computes the parts of the program without a native form, from the file that says what they are;
+            called only for a program that has such parts.
 
     Raises:
         ArtifactRejected: there is no library for this machine, it may not run, or the weights are damaged.
@@ -47,7 +54,8 @@ def open_cpu_session(
     _, name = choose({level: roles[level] for level in LEVELS if level in roles})
     library = _allowed(artifact, name, cache, trust)
     weights = artifact.load_weights(verify=verify)
-    program = CpuProgram(library, weights.bytes(), threads=threads, pin=pin)
+    helper = host(artifact.read(roles[TORCH])) if host is not None and TORCH in roles else None
+    program = CpuProgram(library, weights.bytes(), threads=threads, pin=pin, host=helper)
     vocabulary, facts = program.description.vocabulary, artifact.manifest.model
     if vocabulary != facts.vocab_size:  # a token beyond the program's tables would be read from elsewhere
         raise ArtifactRejected(

@@ -5,7 +5,7 @@ one, and the layers that repeat become a loop over a table of weights.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from llmc.codegen.arrange import arrange
@@ -14,12 +14,16 @@ from llmc.codegen.cpp.emit_attention import emit_attention
 from llmc.codegen.cpp.emit_experts import emit_experts, shape_of
 from llmc.codegen.cpp.emit_linear import emit_linear, shared_terms
 from llmc.codegen.cpp.emit_rows import emit_row_op
+from llmc.codegen.cpp.emit_torch import emit_torch
 from llmc.codegen.cpp.function import Function
 from llmc.codegen.lifetimes import Rolled, live_buffers
 from llmc.codegen.lower import Lowered, lower
+from llmc.codegen.native_share import native_share
 from llmc.codegen.plan_memory import Plan, plan
-from llmc.codegen.regions import Attention, Experts, Linear, Region, RowRegion
+from llmc.codegen.regions import Attention, Experts, Linear, Region, RowRegion, TorchRegion
 from llmc.codegen.repeats import Loop
+from llmc.codegen.torch_calls import digest, write_calls
+from llmc.codegen.unlowered import Unlowered
 from llmc.codegen.walk import touched
 from llmc.ir.model import Model
 from llmc.runtime.program import CacheSpec
@@ -49,18 +53,30 @@ class CpuSource:
     functions: tuple[str, ...]
     """The C++ function of each region."""
     loops: tuple[Loop, ...]
+    torch: tuple[str, ...]
+    """The calls that it has torch compute, as `llmc.codegen.torch_calls` spells them; empty if all of it is native."""
 
 
-def emit(model: Model, caches: Iterable[CacheSpec]) -> CpuSource:
-    """The program of a packed graph. Raises `llmc.codegen.unlowered.Unlowered` for what has no native form."""
-    return _Emitter(lower(model), tuple(caches)).run()
+def emit(model: Model, caches: Iterable[CacheSpec], *, leave_to_torch: bool = False) -> CpuSource:
+    """The program of a packed graph, in which torch computes what has no native form if it may.
+
+    Raises `llmc.codegen.unlowered.Unlowered` for what remains.
+    """
+    caches = tuple(caches)
+    for layer, cache in enumerate(caches):
+        if cache.dtype not in ELEMENTS:
+            node = next(node for node in model.inputs() if node.name == f"k_cache_{layer}")
+            raise Unlowered(node, f"a cache in {cache.dtype}; use {', '.join(ELEMENTS)}", final=True)
+    emitted = _Emitter(lower(model, leave_to_torch=leave_to_torch), caches).run()
+    return replace(emitted, description={**emitted.description, **native_share(model, emitted.regions)})
 
 
 class _Emitter:
     def __init__(self, lowered: Lowered, caches: tuple[CacheSpec, ...]) -> None:
         self.lowered = lowered
         self.caches = caches
-        calls = [make_call(region, _function(region)) for region in lowered.regions]
+        self.torch = list(dict.fromkeys(part.spelled for part in lowered.regions if isinstance(part, TorchRegion)))
+        calls = [make_call(region, self._function(region)) for region in lowered.regions]
         logits = [buffer.key for call in calls for buffer in call.buffers if buffer.place == "logits"]
         order, self.loops = arrange([call.item for call in calls], results=logits)
         self.calls = [calls[number] for number in order]
@@ -86,7 +102,19 @@ class _Emitter:
             "memory": str(self.memory),
         }
         regions = tuple(call.region for call in self.calls)
-        return CpuSource(text, tuple(self.lowered.weights), description, regions, functions, self.loops)
+        weights, calls = tuple(self.lowered.weights), tuple(self.torch)
+        return CpuSource(text, weights, description, regions, functions, self.loops, calls)
+
+    def _function(self, region: Region) -> Function:
+        if isinstance(region, Linear):
+            return emit_linear(region)
+        if isinstance(region, Attention):
+            return emit_attention(region)
+        if isinstance(region, Experts):
+            return emit_experts(region)
+        if isinstance(region, TorchRegion):
+            return emit_torch(region, self.torch.index(region.spelled))
+        return _rows(region)
 
     def _name(self, function: Function) -> str:
         text = f"{function.kind}\n{function.text()}"
@@ -208,6 +236,7 @@ class _Emitter:
             "constexpr char kDescription[] =",
             f'    "{{\\"abi\\": 1, \\"vocabulary\\": {self.lowered.vocabulary}, \\"regions\\": {len(self.calls)}, "',
             f'    "\\"caches\\": [{pairs}], "',
+            *([f'    "\\"torch\\": \\"{digest(write_calls(self.torch))}\\", "'] if self.torch else []),
             f'    "\\"crossovers\\": [{crossovers}], "',
             f'    "\\"weight_bytes\\": [{", ".join(map(str, self.lowered.weight_bytes))}], "',
             f'    "\\"weights\\": [{names}], ";',
@@ -235,16 +264,6 @@ def _stored(size: int, dtype: str) -> int:
     if dtype == "int8":
         return size + size % 2 + 2  # in pairs, and the scale
     return (size + size % 2) * 2 if dtype == "bfloat16" else size * {"float32": 4, "float16": 2}[dtype]
-
-
-def _function(region: Region) -> Function:
-    if isinstance(region, Linear):
-        return emit_linear(region)
-    if isinstance(region, Attention):
-        return emit_attention(region)
-    if isinstance(region, Experts):
-        return emit_experts(region)
-    return _rows(region)
 
 
 def _rows(region: RowRegion) -> Function:

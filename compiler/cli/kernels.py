@@ -37,6 +37,11 @@ def heading(program: ProgramExplanation) -> Iterator[str]:
     yield f"kernels: {len(program.kernels)} for {len(program.regions)} regions; arena {program.memory}"
     for loop in program.loops:
         yield f"  loop: regions {loop.start} to {loop.start + loop.period - 1}, {loop.count} times"
+    for kernel in program.kernels:
+        if kernel.kind == "torch":
+            why = dict.fromkeys(reason for use in kernel.variants for _, reason in use.others)
+            regions = sum(region.kernel == kernel.name for region in program.regions)
+            yield f"  {kernel.name}: torch computes {' + '.join(kernel.fused)} in {regions} regions: {'; '.join(why)}"
     yield f"  predicted for {program.target}"
     for name, sizes in program.steps.items():
         work = [_work(region, name) for region in program.regions]

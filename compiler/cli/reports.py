@@ -14,8 +14,24 @@ def build_summary(directory: str, report: Mapping[str, object], written: int, se
     """What `llmc build` says at the end: where the artifact is, what was rewritten, what comes next."""
     rewrites, refused = _length(report.get("rewrites")), _length(report.get("refused"))
     yield f"{directory}: {size(written)} in {duration(seconds)}; {rewrites} rewrites, {refused} near misses"
+    yield from program_lines(_section(report, "program"))
     yield f"run it:     llmc run {directory} 'Once upon a time'"
     yield f"look at it: llmc explain {directory}"
+
+
+def program_lines(program: Mapping[str, object]) -> Iterator[str]:
+    """What runs a model, from the report of its build, and what of it is not native code and why."""
+    if program.get("kind") == "reference":
+        yield f"program: the graph in eager torch ({program.get('reason')})"
+        return
+    share, left = program.get("native"), program.get("torch")
+    if not isinstance(share, float) or not isinstance(left, Sequence):
+        return
+    yield f"program: native code for {_percent(share)} of the ops" + ("; torch computes the others:" if left else "")
+    for item in left:
+        if isinstance(item, Mapping):
+            times = f"{item['count']} x at" if item.get("count") != 1 else "at"
+            yield f"  {item.get('op')}: {times} {item.get('origin')}: {item.get('reason')}"
 
 
 def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator[str]:
@@ -31,6 +47,7 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
         yield from (f"kv        {line}" for line in _cache_lines(layers))
     for name in _section(manifest, "programs"):
         yield f"program   {name}"
+    yield from (f"          {line}" for line in program_lines(_section(_section(manifest, "report"), "program")))
     passes = manifest.get("passes")
     for record in passes if isinstance(passes, Sequence) else ():
         yield f"pass      {record.get('name')}: {record.get('changes')} changes"
@@ -94,6 +111,11 @@ def _section(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 def _length(value: object) -> int:
     return len(value) if isinstance(value, Sequence) else 0
+
+
+def _percent(share: float) -> str:
+    """A share that is 100 % only if it is all."""
+    return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
 
 
 def _plain(value: object) -> str:

@@ -37,6 +37,6 @@ def _lines(row: "Row") -> list[str]:
     counts = ", ".join(f"{count} {name}" for name, count in row.ops.items() if count)
     error = f"error {row.worst:.2f} of what is allowed" if row.errors else ""
     unfused = f"op by op: {' '.join(row.unfused)}" if row.unfused else ""
-    native = "" if row.native is None else f"{row.native:.0%} native"
+    native = "" if row.native is None else f"{row.native:.1%} native"
     facts = "; ".join(part for part in (row.reason, native, counts, error, unfused) if part)
     return [f"{row.family:<24} {row.verdict:<26} {row.seconds:6.1f} s  {facts}"]

@@ -80,7 +80,8 @@ def expression(node: fx.Node) -> str:
     if not isinstance(node.target, OpOverload):
         parts = [_value(arg) for arg in node.args] + [f"{name}={_value(arg)}" for name, arg in node.kwargs.items()]
         return f"{getattr(node.target, '__name__', node.target)}({', '.join(parts)})"
-    return f"{op_text(node.target)}({', '.join(_arguments(node, node.target))})"
+    known = "" if node.target.namespace in ("aten", "llmc") else "torch.ops."
+    return f"{known}{op_text(node.target)}({', '.join(_arguments(node, node.target))})"
 
 
 def op_text(target: OpOverload) -> str:

@@ -2,8 +2,8 @@
 
 1. torch's own check passes: single assignment, every value defined before its use, unique names;
 2. it has placeholders, calls and one output, nothing else; the output is last and a tuple of nodes;
-3. a call's target is an ATen or llmc op, or one of the functions of `operator` in `FUNCTIONS`;
-4. ATen ops write to no argument; only llmc ops that say so in their schema do;
+3. a call's target is an ATen or llmc op, one that somebody else has registered, or one of the functions in `FUNCTIONS`;
+4. ops write to no argument, but for llmc ops that say so in their schema;
 5. weight placeholders come first, and each has a recipe of its shape and dtype; no recipe lacks its placeholder;
 6. every node but the output has an `Origin` in `meta["origin"]`;
 7. every node but the output has the type that fake propagation of its call gives, in `meta["val"]`;
@@ -133,9 +133,11 @@ def _check_target(node: fx.Node) -> None:
     target = node.target
     if target in FUNCTIONS:
         return
-    if not isinstance(target, OpOverload) or target.namespace not in ("aten", "llmc"):
-        raise InvalidGraph(f"{node.name}: calls {target}; expected an aten or llmc op, or arithmetic on sizes")
-    if target.namespace == "aten" and has_side_effects(node):
+    if not isinstance(target, OpOverload):
+        raise InvalidGraph(
+            f"{node.name}: calls {target}; expected an aten or llmc op, another registered one, or arithmetic on sizes"
+        )
+    if target.namespace != "llmc" and has_side_effects(node):
         raise InvalidGraph(f"{node.name}: {target} writes to its argument; use the functional form")
 
 

@@ -126,7 +126,7 @@ def _judge_compiled(family: str, module: Any, start: float, prove: bool) -> Row:
     ops = {column: sum(by_name.get(name, 0) for name in names) for column, names in COUNTED.items()}
     unfused = tuple(name for name in LEFTOVERS if name in by_name)
     program: Any = compiled.report["program"]
-    native = 1.0 if program["kind"] == "cpu" else 0.0
+    native = float(program.get("native", 0.0))
     outcomes = check(compiled.session.program, module, compiled.session.facts.vocab_size)
     worst = max(outcome.ratio for outcome in outcomes)
     errors = {outcome.check: outcome.ratio for outcome in outcomes}
@@ -134,7 +134,8 @@ def _judge_compiled(family: str, module: Any, start: float, prove: bool) -> Row:
         wrong = ", ".join(outcome.check for outcome in outcomes if not outcome.passed)
         return Row(family, "failed", f"wrong logits in {wrong}", seconds, ops, unfused, worst, errors, native)
     verdict = "compiled with unfused parts" if unfused else "compiled"
-    reason = "" if native else str(program["reason"])
+    left = [f"{item['op']} x {item['count']} ({item['reason']})" for item in program.get("torch", ())]
+    reason = f"torch computes {', '.join(left)}" if left else str(program.get("reason", ""))
     return Row(family, verdict, reason, seconds, ops, unfused, worst, errors, native)
 
 

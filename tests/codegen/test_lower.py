@@ -2,10 +2,6 @@
 
 from functools import cache
 
-import pytest
-import torch
-from torch import nn
-
 import llmc
 from llmc.codegen.cpp.emit import CpuSource
 from llmc.codegen.regions import Attention, Experts, Linear, RowOp, RowRegion
@@ -72,26 +68,3 @@ def test_heads_that_are_read_twice_are_stored() -> None:
 
 def test_experts_are_one_region() -> None:
     assert sum(isinstance(region, Experts) for region in source("mixtral").regions) == 2
-
-
-class Unusual(nn.Module):
-    """A model that is compiled, with an op that has no native form."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(40, 32)
-        self.head = nn.Linear(32, 40)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.special.bessel_j0(self.table(tokens)))
-
-
-def test_what_has_no_native_form_gets_the_reference_program_and_says_so() -> None:
-    report = llmc.compile(Unusual().eval(), program="cpu").report["program"]
-    assert isinstance(report, dict) and report["kind"] == "reference"
-    assert "bessel_j0" in str(report["reason"])
-
-
-def test_strict_makes_it_an_error_that_names_the_op_and_its_line() -> None:
-    with pytest.raises(llmc.errors.BuildFailed, match=r"bessel_j0.*test_lower\.py:\d+"):
-        llmc.compile(Unusual().eval(), program="cpu", strict=True)

@@ -29,8 +29,14 @@ class Engine:
 
     def load(self, model: str, threads: int) -> Mapping[str, object]:
         """As `llmc.load` does it."""
-        self._session = llmc.load(model, threads=threads).session
-        return {"version": f"llmc {llmc.__version__}", "program": type(self._session.program).__name__}
+        loaded = llmc.load(model, threads=threads)
+        self._session = loaded.session
+        found = loaded.report.get("program")
+        share = found.get("native", 1.0) if isinstance(found, dict) else 1.0
+        program = type(self._session.program).__name__
+        if program == "CpuProgram" and share < 1:
+            program += f", {share:.1%} native"
+        return {"version": f"llmc {llmc.__version__}", "program": program}
 
     def run(self, prompts: Sequence[Sequence[int]], new: int, fresh: bool) -> tuple[float, list[float]]:
         """See `llmc.bench.worker.Engine`."""

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <initializer_list>
 #include <new>
 
 #include "llmc/cache.h"
@@ -21,6 +22,10 @@ namespace llmc {
 struct CacheShape {
   int heads, key_size, value_size;
 };
+
+/// Computes on the thread that called the program what has no native form: call `number` of those that its description
+/// names, on the values (inputs, then outputs) at these places.
+using Host = void (*)(int number, const void* const* values);
 
 /// All that a step works on. After a fixed part, buffers of the arena begin at offset * tokens, so that one plan serves any
 /// step size and a small step stays in the caches.
@@ -36,6 +41,7 @@ struct Run {
   int64_t shared_offset;  // where the buffers end and what linears share begins
   float* logits;
   int64_t* times;  // when each region ended, in nanoseconds; null unless they are wanted
+  Host host;       // null in a program that does not need it
 
   template <class Type>
   Type* buffer(int64_t offset) const {
@@ -68,6 +74,11 @@ inline int64_t nanoseconds() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return int64_t(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
+/// A region that the host computes. Thread 0 is the one that called; the others wait where the region ends.
+inline void on_host(Team& team, const Run& run, int number, std::initializer_list<const void*> values) {
+  if (team.tid == 0) run.host(number, values.begin());
 }
 
 /// Ends a region: all threads have done their part of it.
@@ -180,6 +191,7 @@ inline const char* describe_program(const Program& program) {
   LLMC_API int llmc_measure(void* machine, const llmc::Step* step, float* logits, int64_t* times) {                   \
     return llmc::run_step(kProgram, *static_cast<llmc::Machine*>(machine), *step, logits, times);                     \
   }                                                                                                                   \
+  LLMC_API void llmc_set_host(void* machine, llmc::Host host) { static_cast<llmc::Machine*>(machine)->run.host = host; } \
   LLMC_API int llmc_tune(void* machine, int place, int flat, int gemm) {                                              \
     if (place < 0 || place >= kProgram.crossovers) return 1;                                                          \
     static_cast<llmc::Machine*>(machine)->crossovers[place] = {flat, gemm};                                           \
