@@ -1,5 +1,7 @@
 """Linears for a row or a few on a GPU's ordinary lanes: each warp reads some rows of the weight, once for all."""
 
+from dataclasses import dataclass
+
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Linear
 from llmc.codegen.triton.context import Context
@@ -11,6 +13,40 @@ from llmc.codegen.triton.linear_source import At, Source
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
 LANES = 32
+UNDER_WAY = 32 << 10
+"""Bytes that a multiprocessor must have asked for."""
+
+
+@dataclass(frozen=True)
+class GemvShape:
+    """How a warp reads its rows."""
+
+    columns: int
+    """Of a row that are read at once."""
+    abreast: int
+    """Rows that a load of the warp covers."""
+    block: int
+    """Indices of a program."""
+    ahead: int
+    """Loads of each row that are under way."""
+
+
+def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, cores: int) -> GemvShape:
+    """How a warp should read its rows: 16 bytes a lane, so many rows and so far ahead that memory is kept busy.
+
+    A multiprocessor needs 32 KB under way. Where there are few warps for each, every one reads further ahead.
+    """
+    span = LANES * 128 // bits
+    columns = next(size for size in (span, 128, 64) if stride % size == 0 and size <= span)
+    abreast = span // columns
+    wide, narrow = (max(1, many // owned.sets) for many in (4, 2))
+    each = wide if rows == 1 and owned.count >= 12 * wide * abreast * cores else narrow
+    block = each * abreast
+    warps = max(1, min(16, owned.count // (block * cores)))
+    wanted = -(-UNDER_WAY // (warps * each * owned.sets * 512))
+    steps = stride // columns
+    ahead = max(size for size in (1, 2, 3, 4) if steps % size == 0 and size <= max(1, wanted))
+    return GemvShape(columns, abreast, block, ahead)
 
 
 def emit_gemv(
@@ -27,15 +63,9 @@ class _Gemv:
     def __init__(self, region: Linear, context: Context, form: Form, owned: Owned, rows: int, raw: View | None) -> None:
         self.region, self.context, self.owned, self.rows, self.raw = region, context, owned, rows, raw
         self.stride = row_stride(form, region.k)
-        vector = 128 // form.bits
-        # of 64 columns on, the largest part of a row that a warp reads at once and that rows are made of
-        self.columns = next(
-            size for size in (LANES * vector, 128, 64) if self.stride % size == 0 and size <= LANES * vector
-        )
-        abreast = LANES * vector // self.columns
-        self.block = abreast * max(1, (4 if rows == 1 else 2) // owned.sets)
+        shape = gemv_shape(owned, self.stride, form.bits, rows, context.target.cores)
+        self.columns, self.block, self.ahead, self.spread = shape.columns, shape.block, shape.ahead, shape.abreast > 1
         self.source = Source(region.source, region.k)
-        self.spread = abreast > 1
         self.kernel = KernelText("linear", warps=1, stages=1, pdl=context.pdl)
         self.element = form.element
 
@@ -52,7 +82,9 @@ class _Gemv:
         weight = kernel.weight(self.region.weights[0], "weight", self.element)
         for number, name in enumerate(self.owned.rows(index)):
             kernel.add(f"w_{number} = {weight} + ({name}.to(tl.int64)[:, None] * {self.stride} + k[None, :])")
-            kernel.add(f'next_{number} = tl.load(w_{number}, eviction_policy="evict_first")')
+            for place in range(self.ahead):
+                at = f"w_{number} + {place * self.columns}" if place else f"w_{number}"
+                kernel.add(f'next_{number}_{place} = tl.load({at}, eviction_policy="evict_first")')
         wait(kernel)
         if self.source.statistics:
             for row in range(self.rows):
@@ -63,10 +95,13 @@ class _Gemv:
                 *(f"sum_{number}_{row} = {self._zeros(self.block)}" for number in range(self.owned.sets)),
                 *([f"squares_{row} = {self._zeros(self.block if self.spread else 1)}"] if self.source.squares else []),
             )
-        if self.stride > self.columns:
-            kernel.add(f"for start in range(0, {self.stride - self.columns}, {self.columns}):")
-            self._step("start", "    ", ahead=True)
-        self._step(str(self.stride - self.columns), "", ahead=False)
+        width = self.ahead * self.columns
+        if self.stride > width:
+            kernel.add(f"for start in range(0, {self.stride - width}, {width}):")
+            for place in range(self.ahead):
+                self._step("start", place, "    ", ahead=True)
+        for place in range(self.ahead):
+            self._step(str(self.stride - width), place, "", ahead=False)
         for row in range(self.rows):
             self._finish(row, "owned" if count % self.block else "")
         return Draft(kernel, (Extent(times=-(-count // self.block)), ONE, ONE), when)
@@ -74,18 +109,21 @@ class _Gemv:
     def _zeros(self, rows: int) -> str:
         return f"tl.zeros(({rows}, {self.columns}), tl.float32)"
 
-    def _step(self, start: str, pad: str, *, ahead: bool) -> None:
+    def _step(self, start: str, place: int, pad: str, *, ahead: bool) -> None:
         kernel = self.kernel
+        width, shift = self.ahead * self.columns, place * self.columns
         for number in range(self.owned.sets):
-            kernel.add(f"{pad}weight_{number} = next_{number}.to(tl.float32)")
+            kernel.add(f"{pad}weight_{number} = next_{number}_{place}.to(tl.float32)")
             if ahead:
-                address = f"w_{number} + ({start} + {self.columns})"
-                kernel.add(f'{pad}next_{number} = tl.load({address}, eviction_policy="evict_first")')
-        column = f"k[None, :] + {start}" if start != "0" else "k[None, :]"
+                address = f"w_{number} + ({start} + {width + shift})"
+                kernel.add(f'{pad}next_{number}_{place} = tl.load({address}, eviction_policy="evict_first")')
+        first = f"({start} + {shift})" if ahead else str(int(start) + shift)
+        column = f"k[None, :] + {first}" if first != "0" else "k[None, :]"
         if self.spread:  # as many rows as the weight's, so that the layouts are the same
             column = f"tl.broadcast_to({column}, ({self.block}, {self.columns}))"
         kernel.add(f"{pad}column = {column}")
-        tail = self.stride != self.region.k and not (ahead and self.region.k > self.stride - self.columns)
+        end = self.stride - width if ahead else int(start) + shift + self.columns
+        tail = self.region.k < end
         known = f"(column < {self.region.k})" if tail else ""
         for row in range(self.rows):
             at = At("column", str(row), known, known)

@@ -7,6 +7,11 @@ from llmc.codegen.triton.kernel import KernelText
 from llmc.codegen.triton.linear_formats import Form, padded_rows, row_stride, strip_bytes
 from llmc.ir.packed_layout import TILE
 
+LINE = 128
+"""Bytes of a line of the cache."""
+AHEAD = 16 << 10
+"""Bytes of each set of rows that a program asks for before it waits."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -102,6 +107,27 @@ class Weights:
                 terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
                 self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join([*terms, row + tile.row(2)])})")
 
+    def prefetch(self, first: str) -> None:
+        """Add the line that asks for the first weights of the program's rows: they come into the second cache while
+        the kernel before this one ends. first: the first row.
+        """
+        form, rows = self.form, self.tile.rows
+        function, base = self.kernel.call("weights", "prefetch"), self.names[form.parts[0]]
+        lines = form.row_bytes(self.k) * (TILE if form.strips else 1) // LINE
+        spans = -(-rows // TILE) if form.strips else rows
+        count = 1 << (min(lines, AHEAD // (LINE * spans)).bit_length() - 1) if lines else 0
+        if not count:
+            return
+        if form.strips:
+            at = f"tl.minimum({first} // {TILE} + tl.arange(0, {spans}), {self.padded // TILE - 1})"
+            stride, line = strip_bytes(form, self.k), LINE
+        else:
+            at = f"tl.minimum({first} + tl.arange(0, {spans}), {self.padded - 1})"
+            stride, line = row_stride(form, self.k), LINE * 8 // form.bits
+        self.kernel.add(
+            f"{function}({base} + ({at}.to(tl.int64)[:, None] * {stride} + tl.arange(0, {count})[None, :] * {line}))"
+        )
+
     @property
     def _plane(self) -> int:
         """Bytes of a row that lie side by side."""
@@ -136,8 +162,8 @@ class Weights:
         spread = self.tile.spread
         for part in ("scales", "mins"):
             if part in words:
-                add(f"{pad}pair = {words[part]}")
-                add(f"{pad}{part}_{s}_0 = {first}(pair){spread}", f"{pad}{part}_{s}_1 = {second}(pair){spread}")
+                add(f"{pad}packed = {words[part]}")
+                add(f"{pad}{part}_{s}_0 = {first}(packed){spread}", f"{pad}{part}_{s}_1 = {second}(packed){spread}")
         self._unpack(words, spread, pad)
 
     def _unpack(self, words: dict[str, str], spread: str, pad: str) -> None:
@@ -155,8 +181,8 @@ class Weights:
         zeros = [f"tl.full(({shape}), -128.0, tl.bfloat16)"] * 2
         if "zeros" in words:
             zero = self.kernel.call("weights", "shifted_zero")
-            add(f"{pad}pair = {words['zeros']}.to(tl.int32)")
-            texts = (f"{zero}(pair & 255)", f"{zero}((pair >> 8) & 255)")
+            add(f"{pad}packed = {words['zeros']}.to(tl.int32)")
+            texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
             zeros = [f"tl.broadcast_to({text}{spread}, ({shape}))" for text in texts]
         unpack = self.kernel.call("weights", "nibbles_as_integers")
         both = f"weight_{s}_0, weight_{s}_1"

@@ -38,6 +38,15 @@ class Owned:
         """The names of the rows."""
         return (index,) if self.sets == 1 else (index if not self.half else "row_0", "row_1")
 
+    def first(self, index: str) -> tuple[str, ...]:
+        """The rows of one index, of which `index` is an expression."""
+        if self.sets == 1:
+            return (f"({index})",)
+        if not self.half:
+            return f"({index})", f"({index} + {self.count})"
+        start, (one, two) = f"{index} // {self.half} * {self.size}", self.elements(f"({index}) % {self.half}")
+        return f"({start} + {one})", f"({start} + {two})"
+
     def elements(self, pair: str) -> tuple[str, str]:
         """The two elements of a pair within its head; those that are not rotated are paired as well."""
         if self.interleaved:

@@ -19,6 +19,9 @@ from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_source import At, Source
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
+SQUARED = 8
+"""Rows up to which squares are added up beside the products: each row's take registers."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -70,7 +73,7 @@ class _Tiles:
         self.kernel = KernelText("linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl)
         self.tile = Tile(tiling.batch, tiling.owned)
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit
-        self.source = Source(region.source, region.k, form.multiplied == "float16")
+        self.source = Source(region.source, region.k, form.multiplied == "float16" or tiling.rows > SQUARED)
         self.units = form.units(region.k)
         self.ragged = self.units % tiling.batch != 0
         names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(owned.sets)]
@@ -116,6 +119,10 @@ class _Tiles:
         self.owned.define(kernel, index)
         for weights, row in zip(self.weights, self.owned.rows(index), strict=True):
             weights.point(row)
+        if kernel.pdl and not tiling.blocks:
+            start = f"tl.program_id(0) * {tiling.owned}"
+            for weights, first in zip(self.weights, self.owned.first(start), strict=True):
+                weights.prefetch(first)
 
     def _activations(self) -> str:
         sizes = (*([self.tiling.batch] * (self.tiling.batch > 1)), self.pieces[0].columns, self.tiling.rows)

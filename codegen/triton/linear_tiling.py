@@ -18,14 +18,21 @@ WARPS = 4
 
 
 def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool) -> Tiling:
-    """The tile for up to `rows` rows: 32 rows of the weight, 16 where there would be too few programs."""
-    wide = 32 // owned.sets
-    narrow = 16
-    mine = wide if wide >= narrow and owned.count >= wide * target.cores else narrow
+    """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave every multiprocessor a
+    program; formats that fit a byte twice need the most, since what is done to activations counts there too.
+    """
+    widest = (64 if form.bits <= 4 and rows <= FUSED else 32) // owned.sets
+    mine = widest
+    while mine > 16 and owned.count < 0.9 * mine * target.cores:
+        mine //= 2
     units = form.units(k)
-    batch = WARPS
-    while form.bits <= 4 and form.unit < 256 and batch < 8 and units > batch:
-        batch *= 2
+    # Loads into shared memory need 4 bytes for each thread: of zeros, a short for each unit and row, or of a norm's
+    # weight, a bfloat16 for each column of a piece.
+    batch = 2 * WARPS if form.strips and form.unit <= 128 else WARPS
+    if form.bits <= 4 and form.unit < 128 and mine < 32:
+        batch = 4 * WARPS
+    while batch > WARPS and batch >= 2 * units:
+        batch //= 2
     if form.multiplied == "float32":
         batch = 1
     unit = form.unit * (form.bits * mine * owned.sets + (16 if ready else 32) * rows) // 8

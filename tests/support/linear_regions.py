@@ -127,8 +127,9 @@ class Made:
             gamma = torch.rand(case.k, generator=self.random).bfloat16() + 0.5
             weight = self._weight(gamma)
             if case.source == "rms_norm":
-                self.source = RowOp("rms_norm", "", (view, weight, None), (made,), {"eps": 1e-5, "offset": 1.0})
-                self.x = rms_norm(x, gamma.float(), 1e-5, 1.0, True)
+                offset = 1.0 if case.bias else 0.0
+                self.source = RowOp("rms_norm", "", (view, weight, None), (made,), {"eps": 1e-5, "offset": offset})
+                self.x = rms_norm(x, gamma.float(), 1e-5, offset, True)
             else:
                 beta = torch.randn(case.k, generator=self.random)
                 attrs = {"eps": 1e-5, "offset": 0.0}

@@ -145,3 +145,11 @@ def second_of_pair(pairs):
 def shifted_zero(zero):
     """-128 - zero as bfloat16 for zeros from 0 to 120: what is added to 128 + 8 v to make 8 v - zero."""
     return (zero | -15616).to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def prefetch(pointers):
+    """Ask for the lines of memory at some pointers, into the second cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+    )
