@@ -16,6 +16,7 @@ FORMATS = {
     "fp8": "FP8",
     "int8": "Int8",
     "int6": "Int6",
+    "int6g16": "Int6G16",
     "int4": "Int4",
     "int4g64": "Int4G64",
     "int4g128": "Int4G128",

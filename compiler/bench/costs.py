@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import fx
 from llmc.errors import InvalidGraph
 from llmc.ir.mask import evaluate
 from llmc.ir.model import STEP_INPUTS
+from llmc.ir.packed_formats import format_named
+from llmc.ir.packed_layout import GROUP, TILE
 from llmc.ir.serialize import load_graph
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.weights_file import WeightsHeader
@@ -142,11 +145,8 @@ def _products(node: fx.Node, header: WeightsHeader) -> Iterator[tuple[int, str]]
         formats = {3: str(arguments[7]), 5: str(arguments[8])}
         for place, format in formats.items():
             first = next(_nodes([arguments[place]]))
-            packed = 2 if format.startswith("int4") else 1
-            yield (
-                int(_elements(header, first.name) * packed * _share(first, header)),
-                format,
-            )
+            stored = next(iter(format_named(format).parts.values())).shape(1, GROUP)
+            yield int(_elements(header, first.name) * TILE * GROUP / prod(stored) * _share(first, header)), format
         return
     for given in _nodes(arguments[1:] if name != "llmc.moe.default" else [arguments[3], arguments[5]]):
         if given.name in header.tensors and len(header.tensors[given.name].shape) >= 2:

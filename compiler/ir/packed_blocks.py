@@ -1,7 +1,7 @@
 """The blocks in which GGUF files store weights, as parts of packed formats: repacked, not dequantized and rounded anew.
 
-A stored block holds 32 columns of a row (`Q4_K`: 256, as eight groups) with an fp16 scale, and its minimum where it has
-one, in front of the integers.
+A stored block holds 32 columns of a row with an fp16 scale, and its minimum where it has one, in front of the integers.
+Those of the K types hold 256: `Q4_K` eight groups, `Q3_K` and `Q6_K` sixteen, whose scales follow the integers.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,19 @@ from torch import Tensor
 from llmc.errors import InvalidGraph
 from llmc.ir.ops import declare
 from llmc.ir.packed_formats import FORMATS
+from llmc.ir.packed_int6 import tile_six_bits
 from llmc.ir.packed_layout import GROUP, TILE, tile_count, tile_groups, tile_levels
 
-STORED_FORMATS = {"Q4_0": "int4m", "Q4_1": "int4m", "Q4_K": "int4m", "Q8_0": "int8"}
-"""The packed format that holds what a type of ggml stores. `Q4_K`, whose scales are products, is rounded to fp16."""
+STORED_FORMATS = {
+    "Q3_K": "int6g16",
+    "Q4_0": "int4m",
+    "Q4_1": "int4m",
+    "Q4_K": "int4m",
+    "Q6_K": "int6g16",
+    "Q8_0": "int8",
+}
+"""The packed format that holds what a type of ggml stores. The scales of the K types, which are products, are rounded
+to fp16."""
 
 _TILES_AT_ONCE = 64
 
@@ -94,6 +103,30 @@ def _q4_k(rows: Tensor, groups: int) -> list[Tensor]:
     ]
 
 
+def _q3_k(rows: Tensor, groups: int) -> list[Tensor]:
+    blocks = rows.unflatten(-1, (groups // 8, 110))
+    # The high bit: bit j of 32 bytes for columns 32j and up. The low two: 128 columns in 32 bytes, then the others.
+    high = torch.stack([blocks[..., :32] >> j & 1 for j in range(8)], -2)
+    low = torch.stack([blocks[..., 32:96].unflatten(-1, (2, 32)) >> 2 * j & 3 for j in range(4)], -2).flatten(-3, -2)
+    # Six bits each: four of all in eight bytes, low halves first, and the high two in four bytes.
+    four, two = blocks[..., 96:104], blocks[..., 104:108]
+    factors = torch.cat((four & 15, four >> 4), -1) | torch.cat([two >> 2 * j & 3 for j in range(4)], -1) << 4
+    scale = _halves(blocks[..., 108:]).float() * (factors.float() - 32)
+    return [tile_six_bits((low + 4 * high + 28).flatten(2, 3)), tile_groups(scale.half().flatten(2))]
+
+
+def _q6_k(rows: Tensor, groups: int) -> list[Tensor]:
+    blocks = rows.unflatten(-1, (groups // 8, 210))
+    # Of 128 columns, 64 bytes hold the low four bits: of columns 0 to 63 in their low halves, of the others above.
+    # 32 bytes hold the high two bits: those of columns 0 to 31 lowest.
+    low, high = blocks[..., :128].unflatten(-1, (2, 64)), blocks[..., 128:192].unflatten(-1, (2, 32))
+    four = torch.cat((low & 15, low >> 4), -1)
+    two = torch.cat([high >> 2 * j & 3 for j in range(4)], -1)
+    levels = (four | two << 4).flatten(2).unflatten(-1, (groups, GROUP))
+    scale = _halves(blocks[..., 208:]).float() * blocks[..., 192:208].contiguous().view(torch.int8)
+    return [tile_six_bits(levels), tile_groups(scale.half().flatten(2))]
+
+
 def _q8_0(rows: Tensor, groups: int) -> list[Tensor]:
     blocks = rows.unflatten(-1, (groups, 34))
     scale = _halves(blocks[..., :2]).squeeze(-1)
@@ -103,8 +136,10 @@ def _q8_0(rows: Tensor, groups: int) -> list[Tensor]:
 
 
 _READERS: dict[str, Callable[[Tensor, int], list[Tensor]]] = {
+    "Q3_K": _q3_k,
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q4_K": _q4_k,
+    "Q6_K": _q6_k,
     "Q8_0": _q8_0,
 }

@@ -8,6 +8,7 @@ G = K / 32 groups. A format stores one to three tensors, its *parts*:
     fp8        data u8 [NT, K / 4, 16, 4], e4m3fn numbers, scales f32 [NT, 16]; w = scale · number, scale < 256
     int8       quants u8 [NT, K / 4, 16, 4], scales f16 [NT, G, 16]; w = scale · (q - 128)
     int6       quants u8 [NT, G, 6, 16, 4], scales f16 [NT, G, 16]; w = scale · (q - 32)
+    int6g16    the same with scales for 16 columns, [NT, 2 G, 16]
     int4       quants u8 [NT, G, 4, 16, 4], scales f16, zeros u8 [NT, G, 16]; w = scale / 8 · (8 q - zero)
     int4g64    the same with scales and zeros for 64 columns, [NT, ⌈G / 2⌉, 16]; int4g128 for 128, [NT, ⌈G / 4⌉, 16]
     int4m      quants as int4, scales f16, mins f16 [NT, G, 16]; w = scale · q + min
@@ -50,7 +51,8 @@ FORMATS: dict[str, PackedFormat] = {
         quantized=True,
     ),
     "int8": PackedFormat({"quants": _BYTES, "scales": _HALVES}, encode_int8, decode_int8, "int8", quantized=True),
-    "int6": int6_format(),
+    "int6": int6_format(GROUP),
+    "int6g16": int6_format(GROUP // 2),
     "int4": int4_format(GROUP),
     "int4g64": int4_format(2 * GROUP),
     "int4g128": int4_format(4 * GROUP),

@@ -1,4 +1,4 @@
-"""Six bits a weight: levels on either side of zero, a scale for each group, and the search for it."""
+"""Six bits a weight: levels on either side of zero, a scale for a group or half of one, and the search for it."""
 
 from collections.abc import Sequence
 
@@ -26,21 +26,32 @@ _FITS = 2
 """How often the best scale so far is fitted to the values that it rounds alike."""
 
 
-def int6_format() -> PackedFormat:
-    """Levels from -32 to 31, plus 32: four bits as those of int4, then two, for each group of 32 columns."""
-    parts = {"quants": Part((1, 6, TILE, 4), torch.uint8), "scales": Part((1, TILE), torch.float16)}
-    return PackedFormat(parts, _encode, _decode, "int8", quantized=True)
+def int6_format(shared: int) -> PackedFormat:
+    """Levels from -32 to 31, plus 32: four bits as those of int4, then two. 16 or 32 columns share a scale."""
+
+    def encode(rows: Tensor, columns: int) -> list[Tensor]:
+        x = columns_first(rows, shared)
+        scale = _search(x)
+        levels = rows_first(_rounded(x, scale, torch.empty_like(x)).add_(32).to(torch.uint8), rows)
+        tiled = tile_six_bits(levels.unflatten(-1, (-1, GROUP)))
+        return [tiled, tile_groups(scale.half().view(rows.shape[0], TILE, -1))]
+
+    def decode(parts: Sequence[Tensor]) -> Tensor:
+        quants, scales = parts
+        pairs = quants[:, :, 4:].permute(0, 3, 1, 2, 4)  # [NT, 16, G, 2, i]
+        high = torch.stack([pairs >> 2 * j & 3 for j in range(4)], dim=-2).flatten(3)
+        levels = (untile_levels(quants[:, :, :4]) | high << 4).flatten(2).float().sub_(32)
+        return levels.unflatten(-1, (-1, shared)).mul_(scales.transpose(1, 2).float()[..., None]).flatten(2)
+
+    parts = {"quants": Part((1, 6, TILE, 4), torch.uint8), "scales": Part((GROUP // shared, TILE), torch.float16)}
+    return PackedFormat(parts, encode, decode, "int8", quantized=True)
 
 
-def _encode(rows: Tensor, columns: int) -> list[Tensor]:
-    x = columns_first(rows, GROUP)
-    scale = _search(x)
-    levels = rows_first(_rounded(x, scale, torch.empty_like(x)).add_(32).to(torch.uint8), rows)
-    q = levels.unflatten(-1, (-1, GROUP))
+def tile_six_bits(q: Tensor) -> Tensor:
+    """Levels [NT, 16, G, 32] from 0 to 63, u8: four bits as those of int4, then two, [NT, G, 6, 16, 4]."""
     low, high = tile_levels(q & 15), (q >> 4).unflatten(-1, (2, 4, 4))  # [NT, 16, G, 2, j, i]
     pairs = high[..., 0, :] | high[..., 1, :] << 2 | high[..., 2, :] << 4 | high[..., 3, :] << 6
-    quants = torch.cat((low, pairs.permute(0, 2, 3, 1, 4)), dim=2)
-    return [quants, tile_groups(scale.half().view(rows.shape[0], TILE, -1))]
+    return torch.cat((low, pairs.permute(0, 2, 3, 1, 4)), dim=2)
 
 
 def _search(x: Tensor) -> Tensor:
@@ -75,11 +86,3 @@ def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[T
     """Group by group the trial with the smaller error, the first when equal."""
     wins = other[1] < one[1]
     return torch.where(wins, other[0], one[0]), torch.where(wins, other[1], one[1])
-
-
-def _decode(parts: Sequence[Tensor]) -> Tensor:
-    quants, scales = parts
-    pairs = quants[:, :, 4:].permute(0, 3, 1, 2, 4)  # [NT, 16, G, 2, i]
-    high = torch.stack([pairs >> 2 * j & 3 for j in range(4)], dim=-2).flatten(3)
-    q = (untile_levels(quants[:, :, :4]) | high << 4).float().sub_(32)
-    return q.mul_(scales.transpose(1, 2).float()[..., None]).flatten(2)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.native import compile_native
 
+from llmc.codegen.cpp.function import FORMATS
 from llmc.ir.packed_formats import pack, unpack
 
-FORMATS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "int8": "Int8", "int4": "Int4", "int4m": "Int4M"}
 SHAPES = ((960, 576), (3072, 576), (576, 1536), (3072, 2048), (16384, 2048), (2048, 8192))
 MEMORY = 256 << 20
 """Bytes that the copies of a weight take together: more than caches hold."""

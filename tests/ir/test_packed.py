@@ -12,8 +12,16 @@ from llmc.ir.packed_formats import FLOAT_FORMATS, FORMATS, pack, unpack
 llmc = torch.ops.llmc
 
 SIZES = [(1, 1), (16, 32), (17, 33), (37, 83), (48, 160)]
-INTEGER = ["int8", "int6", "int4", "int4g64", "int4g128", "int4m"]
-WORST = {"int8": 0.008, "int6": 0.025, "int4": 0.09, "int4g64": 0.105, "int4g128": 0.115, "int4m": 0.095}
+INTEGER = ["int8", "int6", "int6g16", "int4", "int4g64", "int4g128", "int4m"]
+WORST = {
+    "int8": 0.008,
+    "int6": 0.025,
+    "int6g16": 0.021,
+    "int4": 0.09,
+    "int4g64": 0.105,
+    "int4g128": 0.115,
+    "int4m": 0.095,
+}
 """Relative RMS error of normal values; the uniform error of 255 and of 16 levels over a group's range."""
 
 

@@ -10,8 +10,8 @@ from llmc.errors import InvalidGraph
 from llmc.ir.packed_blocks import STORED_FORMATS, pack_blocks
 from llmc.ir.packed_formats import unpack
 
-EXACT = {"Q4_0": 1e-7, "Q4_1": 1e-7, "Q8_0": 0.0, "Q4_K": 1e-3}
-"""Largest difference, relative to the largest value: rounding of a sum to fp32, and of Q4_K's scales to fp16."""
+EXACT = {"Q4_0": 1e-7, "Q4_1": 1e-7, "Q8_0": 0.0, "Q4_K": 1e-3, "Q3_K": 1e-3, "Q6_K": 1e-3}
+"""Largest difference, relative to the largest value: rounding of a sum to fp32, and of the K types' scales to fp16."""
 
 
 def stored(kind: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,8 @@ def stored(kind: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tens
     draw = np.random.default_rng(rows)
     blocks = draw.integers(0, 256, (rows, columns // elements, size), dtype=np.uint8)
     scales = 2 if kind in ("Q4_1", "Q4_K") else 1
-    blocks[..., : 2 * scales] = (draw.random((*blocks.shape[:2], scales)) / 8 + 0.01).astype(np.float16).view(np.uint8)
+    numbers = (draw.random((*blocks.shape[:2], scales)) / 8 + 0.01).astype(np.float16).view(np.uint8)
+    blocks[..., slice(-2, None) if kind in ("Q3_K", "Q6_K") else slice(2 * scales)] = numbers
     flat = blocks.reshape(rows, -1)
     return torch.from_numpy(flat), torch.from_numpy(dequantize(flat, type_))
 
@@ -51,5 +52,5 @@ def test_experts_begin_with_a_tile_of_their_own() -> None:
 
 
 def test_other_types_are_refused() -> None:
-    with pytest.raises(InvalidGraph, match="stored type 'Q6_K': expected one of Q4_0"):
-        pack_blocks(torch.zeros(1, 210, dtype=torch.uint8), "Q6_K", 256)
+    with pytest.raises(InvalidGraph, match="stored type 'Q5_K': expected one of Q3_K, Q4_0"):
+        pack_blocks(torch.zeros(1, 176, dtype=torch.uint8), "Q5_K", 256)

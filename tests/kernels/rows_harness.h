@@ -137,6 +137,7 @@ void gather_format(int format, const Weights& w, int64_t row, float* y) {
     case 7: return gather_row<Int6, K>(w, row, y);
     case 8: return gather_row<Int4G64, K>(w, row, y);
     case 9: return gather_row<Int4G128, K>(w, row, y);
+    case 10: return gather_row<Int6G16, K>(w, row, y);
   }
 }
 /// Returns whether K is one of those compiled.

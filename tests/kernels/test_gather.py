@@ -7,7 +7,7 @@ from support.native_rows import pointer, row_kernels, size
 
 from llmc.ir.packed_formats import FORMATS, pack, unpack
 
-ORDER = ("f32", "f16", "bf16", "int8", "int4", "int4m", "fp8", "int6", "int4g64", "int4g128")
+ORDER = ("f32", "f16", "bf16", "int8", "int4", "int4m", "fp8", "int6", "int4g64", "int4g128", "int6g16")
 
 
 @pytest.mark.parametrize("isa", ISAS)

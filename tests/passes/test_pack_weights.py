@@ -158,7 +158,7 @@ class Rows:
 
 
 class Stored:
-    """A reader of one Q8_0 matrix [40, 64] and one of floats that were Q6_K, as a GGUF reader gives them."""
+    """A reader of one Q8_0 matrix [40, 64] and one of floats that were Q5_K, as a GGUF reader gives them."""
 
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
@@ -182,7 +182,7 @@ class Stored:
         return values if key == "kept" else values.reshape(64, 40)
 
     def stored_type(self, key: str) -> str:
-        return "Q8_0" if key == "kept" else "Q6_K"
+        return "Q8_0" if key == "kept" else "Q5_K"
 
     def blocks(self, key: str) -> Rows:
         joined = np.concatenate([self.scales[..., None].view(np.uint8), self.q.view(np.uint8)], axis=-1)

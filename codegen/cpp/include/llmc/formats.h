@@ -25,7 +25,8 @@ struct Weights {
 
 // Each format says what a group of a tile takes of `data`, in bytes, and what an entry of scales and extra takes, which
 // is shared by `span` groups: 0 for all groups of a row. Integer formats also say what unsigned bytes are above their
-// values (`bias`), whether these are below 128 (`small`), and the unit of their sums in steps of the scale.
+// values (`bias`), whether these are below 128 (`small`), how many parts of a group have a scale of their own (`parts`),
+// and the unit of their sums in steps of the scale.
 
 /// data float [tiles, KP, 16].
 struct F32 {
@@ -63,20 +64,23 @@ struct FP8 {
 struct Int8 {
   using type = uint8_t;
   static constexpr bool quantized = true, zeros = false, has_min = false, small = false;
-  static constexpr int bias = 128, span = 1;
+  static constexpr int bias = 128, span = 1, parts = 1;
   static constexpr float step = 1;
   static constexpr int data_bytes = 512, scale_bytes = 32, extra_bytes = 0;
 };
 
 /// quants u8 [tiles, KP/32, 6, 16, 4]: the low four bits as those of Int4, then the high two: bits 2j and 2j+1 of byte
-/// (4+h, r, i) are of input 16h+4j+i. scales half [tiles, KP/32, 16]. weight = scale * (quant - 32)
-struct Int6 {
+/// (4+h, r, i) are of input 16h+4j+i. scales half [tiles, KP/32*PARTS, 16]. weight = scale * (quant - 32)
+template <int PARTS>
+struct Int6Of {
   using type = uint8_t;
   static constexpr bool quantized = true, zeros = false, has_min = false, small = true;
-  static constexpr int bias = 32, span = 1;
+  static constexpr int bias = 32, span = 1, parts = PARTS;
   static constexpr float step = 1;
-  static constexpr int data_bytes = 384, scale_bytes = 32, extra_bytes = 0;
+  static constexpr int data_bytes = 384, scale_bytes = 32 * PARTS, extra_bytes = 0;
 };
+using Int6 = Int6Of<1>;
+using Int6G16 = Int6Of<2>;
 
 /// quants u8 [tiles, KP/32, 4, 16, 4], byte (j, r, i) with input 4j+i below, 16+4j+i above; for every GROUPS groups
 /// scales half and zeros u8 [tiles, ceil(KP/32/GROUPS), 16], these in eighths of a step, 0..120. weight = scale / 8 *
@@ -85,7 +89,7 @@ template <int GROUPS>
 struct Int4Of {
   using type = uint8_t;
   static constexpr bool quantized = true, zeros = true, has_min = false, small = false;
-  static constexpr int bias = 128, span = GROUPS;
+  static constexpr int bias = 128, span = GROUPS, parts = 1;
   static constexpr float step = 0.125f;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 16;
 };
@@ -97,7 +101,7 @@ using Int4G128 = Int4Of<4>;
 struct Int4M {
   using type = uint8_t;
   static constexpr bool quantized = true, zeros = false, has_min = true, small = true;
-  static constexpr int bias = 0, span = 1;
+  static constexpr int bias = 0, span = 1, parts = 1;
   static constexpr float step = 1;
   static constexpr int data_bytes = 256, scale_bytes = 32, extra_bytes = 32;
 };

@@ -43,9 +43,10 @@ inline void gather_row(const Weights& weights, int64_t row, float* y) {
         } else {
           const uint8_t pair = tile.data[(i % 16 / 4 * kTileRows + lane) * 4 + i % 4];
           const int level = i < 16 ? pair & 15 : pair >> 4;
-          if constexpr (std::is_same_v<Format, Int6>) {
+          if constexpr (Format::bias == 32) {
             const uint8_t high = tile.data[256 + (i / 16 * kTileRows + lane) * 4 + i % 4];
-            out[i] = scale * float((level | (high >> i % 16 / 4 * 2 & 3) << 4) - 32);
+            const float own = at(tile.scales + (Format::parts == 2 ? i / 16 * 32 : 0));
+            out[i] = own * float((level | (high >> i % 16 / 4 * 2 & 3) << 4) - 32);
           } else if constexpr (Format::zeros) {
             out[i] = scale * 0.125f * float(8 * level - tile.extra[lane]);
           } else {

@@ -44,7 +44,7 @@ constexpr size_t scratch_bytes() {
   const size_t inputs = group_count(K) * kGroupInputs * sizeof(float);
   return inputs + round_to_lines(kPrivateRows * shared_bytes<Format, K>()) +
          Chunk<TILES>::rows * Chunk<TILES>::width * sizeof(float) +
-         kPanelTiles * kPanelGroups * sizeof(PanelGroup<true>);
+         kPanelTiles * kPanelGroups * sizeof(PanelGroup<Panel::kMins>);
 }
 
 /// Packs the inputs of row `t`. `x` is scratch for them in floats.
@@ -85,7 +85,7 @@ void linear(Team& team, int64_t rows, int units, Weights weights, Crossover cros
       for (int64_t t = first_row; t < last_row; t += Part::rows) {
         const int n = static_cast<int>(std::min<int64_t>(Part::rows, last_row - t));
         if constexpr (Format::quantized) {
-          auto* panel = reinterpret_cast<PanelGroup<Format::has_min>*>(y + Part::rows * Part::width);
+          auto* panel = reinterpret_cast<PanelGroup<kPanel<Format>>*>(y + Part::rows * Part::width);
           if (many) linear_by_panels<Format>(list, x, t, n, y, Part::width, panel);
         }
         if (!Format::quantized || !many)

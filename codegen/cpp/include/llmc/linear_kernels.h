@@ -74,35 +74,52 @@ inline tile::Ints dot(const tile::Ints& sum, const tile::Bytes& weights, const i
   return Small ? tile::dot_small(sum, weights, x) : tile::dot(sum, weights, x);
 }
 
-/// sums[r] = the integer sums of a group for R rows that lie `stride` groups apart.
-template <class Format, int R>
-inline void sum_group(const Tile& w, const QuantizedGroup* x, int64_t stride, tile::Ints* sums) {
+/// What takes off a sum what unsigned weights are above their values.
+template <int PART, class Inputs>
+inline int32_t offset_of(const Inputs& x) {
+  if constexpr (PART == 1) return x.second_offset;
+  else return x.offset;
+}
+
+/// sums[r] = the integer sums of a part of a group for R rows that lie `stride` groups apart.
+template <class Format, int R, int PART>
+inline void sum_group(const Tile& w, const Group<Format>* x, int64_t stride, tile::Ints* sums) {
   // Up to two rows of int4 cost less with the zeros taken off the sums than off the weights.
   constexpr bool kApart = Format::zeros && R <= 2;
   using As = std::conditional_t<kApart, Int4M, Format>;
   tile::Bytes above = tile::no_bytes();
   if constexpr (As::zeros) above = tile::above_zeros(w.extra);
-  LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::broadcast_int(As::bias == 0 ? 0 : x[r * stride].offset);
+  LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::broadcast_int(As::bias == 0 ? 0 : offset_of<PART>(x[r * stride]));
   const auto step = [&]<int I>() __attribute__((always_inline)) {
     const tile::Bytes bytes = unpack<As, I>(w.data, above);
     LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = dot<As::small>(sums[r], bytes, x[r * stride].x + 4 * I);
   };
-  step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>();
-  step.template operator()<5>(), step.template operator()<2>(), step.template operator()<6>();
-  step.template operator()<3>(), step.template operator()<7>();
+  if constexpr (Format::parts == 1) {
+    step.template operator()<0>(), step.template operator()<4>(), step.template operator()<1>();
+    step.template operator()<5>(), step.template operator()<2>(), step.template operator()<6>();
+    step.template operator()<3>(), step.template operator()<7>();
+  } else {
+    step.template operator()<4 * PART>(), step.template operator()<4 * PART + 1>();
+    step.template operator()<4 * PART + 2>(), step.template operator()<4 * PART + 3>();
+  }
   if constexpr (kApart) {
     LLMC_UNROLL for (int r = 0; r < R; ++r) sums[r] = tile::eighths(sums[r], w.extra, x[r * stride].minus_sum);
   }
 }
 
-/// acc[r] += a group of R rows in integers.
+/// acc[r] += a group of R rows in integers, its parts in ascending order.
 template <class Format, int R>
-inline void add_group(const Tile& w, const QuantizedGroup* x, int64_t stride, F32x16* acc) {
-  tile::Ints sums[R];
-  sum_group<Format, R>(w, x, stride, sums);
-  const F32x16 scale = tile::load_half(w.scales);
-  LLMC_UNROLL for (int r = 0; r < R; ++r)
-    acc[r] = fma(tile::to_floats(sums[r]), scale * F32x16::broadcast(x[r * stride].scale), acc[r]);
+  requires(Format::quantized)
+inline void add_group(const Tile& w, const Group<Format>* x, int64_t stride, F32x16* acc) {
+  const auto add = [&]<int PART>() __attribute__((always_inline)) {
+    tile::Ints sums[R];
+    sum_group<Format, R, PART>(w, x, stride, sums);
+    const F32x16 scale = tile::load_half(w.scales + 32 * PART);
+    LLMC_UNROLL for (int r = 0; r < R; ++r)
+      acc[r] = fma(tile::to_floats(sums[r]), scale * F32x16::broadcast(x[r * stride].scale), acc[r]);
+  };
+  add.template operator()<0>();
+  if constexpr (Format::parts == 2) add.template operator()<1>();
   if constexpr (Format::has_min) {
     const F32x16 least = tile::load_half(w.extra);
     LLMC_UNROLL for (int r = 0; r < R; ++r) acc[r] = fma(least, F32x16::broadcast(x[r * stride].scaled_sum), acc[r]);

@@ -63,12 +63,12 @@ template <class Format>
 }
 
 /// Calls `multiply_panel` for at most R rows.
-template <bool HasMin, int J, int R>
-inline void multiply_panel_up_to(int rows, const PanelGroup<HasMin>* panel, const QuantizedGroup* x, int groups,
+template <Panel KIND, int J, int R>
+inline void multiply_panel_up_to(int rows, const PanelGroup<KIND>* panel, const PanelInput<KIND>* x, int groups,
                                  float* y, int64_t width, bool resume) {
   if constexpr (R > 1)
-    if (rows < R) return multiply_panel_up_to<HasMin, J, R - 1>(rows, panel, x, groups, y, width, resume);
-  multiply_panel<HasMin, J, R>(panel, x, groups, groups, y, width, resume);
+    if (rows < R) return multiply_panel_up_to<KIND, J, R - 1>(rows, panel, x, groups, y, width, resume);
+  multiply_panel<KIND, J, R>(panel, x, groups, groups, y, width, resume);
 }
 
 /// Fetches inputs that a kernel will read.
@@ -80,23 +80,23 @@ inline void fetch_inputs(const Group* x, int count) {
 
 /// Fills a panel with at most J tiles and multiplies it by all rows.
 template <class Format, int J>
-void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, PanelGroup<Format::has_min>* panel,
-                     const QuantizedGroup* x, int rows, int groups, float* y, int64_t width, bool resume) {
+void linear_by_panel(int count, const Tile* tiles, PanelAhead<Format> ahead, PanelGroup<kPanel<Format>>* panel,
+                     const Group<Format>* x, int rows, int groups, float* y, int64_t width, bool resume) {
   if constexpr (J > 1)
     if (count < J) return linear_by_panel<Format, J - 1>(count, tiles, ahead, panel, x, rows, groups, y, width, resume);
   fill_panel<Format, J>(tiles, groups, panel);
   for (int r = 0; r < rows; r += kPanelRows) {
     ahead.step();
     fetch_inputs(x + (r + kPanelRows) * groups, kPanelRows * groups);
-    multiply_panel_up_to<Format::has_min, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width,
-                                                         resume);
+    multiply_panel_up_to<kPanel<Format>, J, kPanelRows>(rows - r, panel, x + r * groups, groups, y + r * width, width,
+                                                        resume);
   }
 }
 
 /// The same as `linear_direct` for many rows of integer weights. `panel` has room for kPanelTiles * kPanelGroups.
 template <class Format>
 [[gnu::noinline]] void linear_by_panels(const TileList& list, const Activations<Format>& x, int64_t first, int rows,
-                                        float* y, int64_t width, PanelGroup<Format::has_min>* panel) {
+                                        float* y, int64_t width, PanelGroup<kPanel<Format>>* panel) {
   Tile tiles[2][kPanelTiles];
   const auto find = [&](Tile* to, int j, int block) {
     for (int i = 0; i < kPanelTiles; ++i) to[i] = tile_at<Format>(list.weights, list.indices[j + i], x.count, block);

@@ -22,6 +22,11 @@ struct QuantizedGroup {
   float scaled_sum;   // scale * sum(x)
 };
 
+/// For weights with a scale for each half of a group: `offset` is that of the first half.
+struct HalvesGroup : QuantizedGroup {
+  int32_t second_offset;
+};
+
 struct Bfloat16Group {
   uint16_t x[kGroupInputs];
 };
@@ -33,6 +38,10 @@ struct FloatGroup {
 template <class Format>
 struct Activation {
   using Group = QuantizedGroup;
+};
+template <>
+struct Activation<Int6G16> {
+  using Group = HalvesGroup;
 };
 template <>
 struct Activation<BF16> {
@@ -117,6 +126,12 @@ inline void pack_group(const float* in, Group<Format>& out) {
     const int32_t sum = quantize_group(in, out.x, scale);
     out.scale = Format::step * scale;
     out.offset = -Format::bias * sum;
+    if constexpr (Format::parts == 2) {
+      int32_t second = 0;
+      for (int i = 16; i < kGroupInputs; ++i) second += out.x[i];
+      out.second_offset = -Format::bias * second;
+      out.offset -= out.second_offset;
+    }
     out.minus_sum = -sum;
     out.scaled_sum = scale * static_cast<float>(sum);
   } else {
