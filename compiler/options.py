@@ -59,7 +59,7 @@ class Options:
     program: str | None = None
     """The kind of program; None is native code where a compiler is found."""
     strict: bool = False
-    """Whether a model that has no native form is an error; otherwise it gets the reference program."""
+    """Whether a part that has no native form is an error; otherwise torch computes it."""
     compiler: str | None = None
     """The C++ compiler, as a path or a name; None is the first that is found."""
     targets: tuple[str, ...] = ("cpu",)

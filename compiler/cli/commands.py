@@ -38,7 +38,7 @@ def build(
     kv_dtype: KvDtype = None,
     program: BuildProgram = None,
     target: Target = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a model that has no native form.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what has no native form.")] = False,
     max_context: MaxContext = None,
     no_prove: Annotated[
         bool, typer.Option("--no-prove", help="Do not test each rewrite on the subgraph it replaces.")
