@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmc.ir.model import Model
-from llmc.ir.packed_formats import TILE, padded_columns, tile_count
+from llmc.ir.packed_layout import TILE, padded_columns, tile_count
 
 llmc = torch.ops.llmc
 

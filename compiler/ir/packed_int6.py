@@ -41,7 +41,8 @@ def int6_format(shared: int) -> PackedFormat:
         pairs = quants[:, :, 4:].permute(0, 3, 1, 2, 4)  # [NT, 16, G, 2, i]
         high = torch.stack([pairs >> 2 * j & 3 for j in range(4)], dim=-2).flatten(3)
         levels = (untile_levels(quants[:, :, :4]) | high << 4).flatten(2).float().sub_(32)
-        return levels.unflatten(-1, (-1, shared)).mul_(scales.transpose(1, 2).float()[..., None]).flatten(2)
+        rows: Tensor = levels.unflatten(-1, (-1, shared)).mul_(scales.transpose(1, 2).float()[..., None]).flatten(2)
+        return rows
 
     parts = {"quants": Part((1, 6, TILE, 4), torch.uint8), "scales": Part((GROUP // shared, TILE), torch.float16)}
     return PackedFormat(parts, encode, decode, "int8", quantized=True)
