@@ -46,8 +46,15 @@ def test_tables_of_positions_in_16_bits_are_read_as_numbers() -> None:
     assert error < 0.02, f"{error:.4f}"  # the reference rounds each result to bfloat16, native code only what it stores
 
 
-@pytest.mark.parametrize("storage", ["int8", "int4"])
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
+QUANTIZED = [
+    *((family, storage) for family in ("llama", "gemma3_text", "mixtral") for storage in ("int8", "int4")),
+    ("llama", "int4:128"),
+    ("gemma3_text", "fp8"),
+    ("mixtral", "int6"),
+]
+
+
+@pytest.mark.parametrize(("family", "storage"), QUANTIZED)
 def test_quantized_families_compute_what_their_reference_computes(family: str, storage: str) -> None:
     """Native and reference programs round the same weights and activations."""
     options = {"quantize": storage, "kv_dtype": "float32", "prove": False}
