@@ -73,8 +73,8 @@ def compile(
             CPUs) with a scale for each token and head; a dtype that fits the weights when None.
         program: "cpu" for native code, "reference" for the graph in eager torch; native code where a C++ compiler is
             found, when None.
-        strict: refuse a model of which a part has no native form; otherwise torch computes that part, or the whole model
-            where the part cannot be taken out, and the report says so.
+        strict: refuse a model of which a part has no native form; otherwise torch computes that part, or the model as a
+            whole where the part cannot be taken out, and the report says so.
         target: what to build for, separated by commas: "cpu", and GPUs such as "sm_90", which need not be there.
         progress: told of the beginning and end of each phase.
 
