@@ -16,6 +16,7 @@ using namespace llmc;
 EXPORT int64_t choose(const float* x, int64_t n, const Sampling* how, const uint8_t* seen, double u, void* scratch) {
   return sample(x, n, *how, seen, u, scratch);
 }
+EXPORT int scratch(int64_t n) { return int(sample_scratch_bytes(n)); }
 EXPORT void powers(const double* x, int64_t n, double* y) { exponentials(x, n, y); }
 """
 SANITIZED = """
@@ -52,6 +53,7 @@ class Sampling(ctypes.Structure):
 def library(isa: Isa) -> ctypes.CDLL:
     built = compile_native(HARNESS, isa=isa)
     built.choose.restype = ctypes.c_int64
+    built.scratch.argtypes = [ctypes.c_int64]
     return built
 
 
@@ -63,7 +65,7 @@ def choose(
     seen: npt.NDArray[np.bool_] | None = None,
 ) -> int:
     how = Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, params.top_k)
-    scratch = np.empty(logits.size * 3)
+    scratch = np.empty(library(isa).scratch(logits.size) // 8)
     marks = None if seen is None else ctypes.c_void_p(seen.ctypes.data)
     token: int = library(isa).choose(
         ctypes.c_void_p(logits.ctypes.data), ctypes.c_int64(logits.size), ctypes.byref(how), marks,

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "llmc/simd.h"
 
@@ -19,8 +20,12 @@ struct Sampling {
   int64_t top_k;              // more where several tie for the last place
 };
 
+inline constexpr int64_t kSampleBlock = 64;  // weights of which the greatest is known, so that small ones are passed by
+
 /// Bytes of memory that `sample` works in.
-constexpr size_t sample_scratch_bytes(int64_t vocabulary) { return size_t(vocabulary) * 24; }
+constexpr size_t sample_scratch_bytes(int64_t vocabulary) {
+  return size_t(vocabulary) * 24 + size_t(vocabulary / kSampleBlock + 1) * 8;
+}
 
 /// The token of the greatest logit, the first of equal ones; -1 if that is no finite number.
 inline int64_t argmax(const float* logits, int64_t n) {
@@ -113,18 +118,55 @@ inline double sum_of_weights(const double* weight, int64_t n) {
   return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-/// Keeps the likeliest tokens that together reach `top_p`, of equally likely ones the first. `order` is space for them.
-inline void keep_top_p(Candidates& all, double top_p, int32_t* order) {
+/// The greatest number of each block of x; the greatest of all.
+inline double greatest_of_blocks(const double* x, int64_t n, double* greatest) {
+  for (int64_t start = 0; start < n; start += kSampleBlock) {
+    const int64_t end = std::min(n, start + kSampleBlock), whole = start + (end - start) / 8 * 8;
+    double high[8];
+    std::fill_n(high, 8, -INFINITY);
+    for (int64_t i = start; i < whole; i += 8)
+      for (int64_t j = 0; j < 8; ++j) high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
+    for (int64_t i = whole; i < end; ++i) high[i - whole] = std::max(high[i - whole], x[i]);
+    greatest[start / kSampleBlock] = *std::max_element(high, high + 8);
+  }
+  return *std::max_element(greatest, greatest + (n - 1) / kSampleBlock + 1);
+}
+
+/// Makes the scores of tokens that were seen less by a factor.
+inline void penalise(double* scores, int64_t n, const uint8_t* seen, double penalty) {
+  const auto one = [&](int64_t i) {
+    if (seen[i]) scores[i] = scores[i] < 0 ? scores[i] * penalty : scores[i] / penalty;
+  };
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {  // few are
+    uint64_t any;
+    std::memcpy(&any, seen + i, sizeof any);
+    for (int64_t j = i; any != 0 && j < i + 8; ++j) one(j);
+  }
+  for (; i < n; ++i) one(i);
+}
+
+/// Keeps the likeliest tokens that together reach `top_p`, of equally likely ones the first. `order` and `greatest` are
+/// space for them and for the greatest weight of each block.
+inline void keep_top_p(Candidates& all, double top_p, int32_t* order, double* greatest) {
   const double* weight = all.weight;
+  const double likeliest = greatest_of_blocks(weight, all.count, greatest);
+  // Visits the tokens, in order, whose weight is at least `least`.
+  const auto for_weights = [&all, weight, greatest](double least, auto visit) {
+    for (int64_t start = 0; start < all.count; start += kSampleBlock) {
+      if (greatest[start / kSampleBlock] < least) continue;
+      const int64_t end = std::min(all.count, start + kSampleBlock);
+      for (int64_t i = start; i < end; ++i)
+        if (weight[i] >= least) visit(i);
+    }
+  };
   const auto before = [weight](int64_t a, int64_t b) { return weight[a] != weight[b] ? weight[a] > weight[b] : a < b; };
   double mass = top_p * sum_of_weights(weight, all.count);
-  const double likeliest = *std::max_element(weight, weight + all.count);
   int64_t n = 0;
   for (double part = 0x1p-4;; part *= part) {  // mostly those near the likeliest one reach it
     double sum = 0;
     n = 0;
-    for (int64_t i = 0; i < all.count; ++i)
-      if (weight[i] >= likeliest * part) order[n++] = int32_t(i), sum += weight[i];
+    for_weights(likeliest * part, [&](int64_t i) { order[n++] = int32_t(i), sum += weight[i]; });
     if (sum >= mass || n == all.count) break;
   }
   // The last that is needed: a quicksort that goes only into the part where the mass is reached.
@@ -145,7 +187,13 @@ inline void keep_top_p(Candidates& all, double top_p, int32_t* order) {
     }
   }
   const double lowest = weight[last];  // its own place is overwritten while the others move up
-  all.filter([&](int64_t i) { return weight[i] > lowest || (weight[i] == lowest && i <= last); });
+  int64_t kept = 0;
+  for_weights(lowest, [&](int64_t i) {
+    if (weight[i] == lowest && i > last) return;
+    all.token[kept] = all.token[i];
+    all.weight[kept++] = weight[i];
+  });
+  all.count = kept;
 }
 
 /// The next token given its n logits, or -1 if they are not numbers. `seen` [n] marks the tokens that are penalised, or
@@ -156,30 +204,42 @@ inline int64_t sample(const float* logits, int64_t n, const Sampling& how, const
   const int64_t likeliest = argmax(logits, n);
   if (likeliest < 0 || (how.temperature == 0 && !penalised)) return likeliest;
   auto* scores = static_cast<double*>(scratch);
-  Candidates candidates{reinterpret_cast<int32_t*>(scores + 2 * n), scores + n, 0};
+  double* greatest_weights = scores + 2 * n;
+  Candidates candidates{reinterpret_cast<int32_t*>(greatest_weights + n / kSampleBlock + 1), scores + n, 0};
   int32_t* order = candidates.token + n;
 
   for (int64_t i = 0; i < n; ++i) scores[i] = logits[i];
+  double top = scores[likeliest];
   if (penalised) {
-    const double penalty = how.repetition_penalty;
-    for (int64_t i = 0; i < n; ++i)
-      if (seen[i]) scores[i] = scores[i] < 0 ? scores[i] * penalty : scores[i] / penalty;
+    penalise(scores, n, seen, how.repetition_penalty);
+    top = greatest_of_blocks(scores, n, greatest_weights);
   }
-  const int64_t first = penalised ? std::max_element(scores, scores + n) - scores : likeliest;
-  if (how.temperature == 0) return first;
+  if (how.temperature == 0) return std::find(scores, scores + n, top) - scores;
 
-  const double top = scores[first];
   for (int64_t i = 0; i < n; ++i) scores[i] = (scores[i] - top) / how.temperature;
   const double lowest = how.top_k > 0 && how.top_k < n ? greatest(scores, n, how.top_k, candidates.weight) : -INFINITY;
+  // A block of which every token stays, as mostly all do without top-k, is copied without a look at each.
   int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (scores[i] < lowest || scores[i] == -INFINITY) continue;
-    candidates.token[count] = int32_t(i);
-    scores[count++] = scores[i];
+  for (int64_t start = 0; start < n; start += kSampleBlock) {
+    const int64_t end = std::min(n, start + kSampleBlock);
+    int dropped = 0;
+    for (int64_t i = start; i < end; ++i) dropped += !(scores[i] >= lowest && scores[i] > -INFINITY);
+    if (dropped == end - start) continue;
+    if (dropped == 0) {
+      for (int64_t i = start; i < end; ++i) candidates.token[count + i - start] = int32_t(i);
+      std::memmove(scores + count, scores + start, size_t(end - start) * sizeof(double));
+      count += end - start;
+      continue;
+    }
+    for (int64_t i = start; i < end; ++i) {
+      if (!(scores[i] >= lowest && scores[i] > -INFINITY)) continue;
+      candidates.token[count] = int32_t(i);
+      scores[count++] = scores[i];
+    }
   }
   candidates.count = count;
   exponentials(scores, count, candidates.weight);
-  if (how.top_p < 1) keep_top_p(candidates, how.top_p, order);
+  if (how.top_p < 1) keep_top_p(candidates, how.top_p, order, greatest_weights);
   if (how.min_p > 0) candidates.filter([&](int64_t i) { return candidates.weight[i] >= how.min_p; });
 
   double left = random * sum_of_weights(candidates.weight, candidates.count);
