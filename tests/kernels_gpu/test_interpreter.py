@@ -41,11 +41,11 @@ def cast(x, o, B: tl.constexpr):
     tl.store(o + i, tl.load(x + i).to(o.dtype.element_ty))
 
 @triton.jit
-def dot(x, y, o, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+def dot(x, y, o, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr = "tf32"):
     m, n, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
     a = tl.load(x + m[:, None] * K + k[None, :])
     b = tl.load(y + k[:, None] * N + n[None, :])
-    tl.store(o + m[:, None] * N + n[None, :], tl.dot(a, b))
+    tl.store(o + m[:, None] * N + n[None, :], tl.dot(a, b, input_precision=PRECISION))
 """
 kernels = load_kernels(KERNELS)
 
@@ -125,3 +125,21 @@ def test_a_dot_multiplies_exactly_and_accumulates_in_float32(dtype: torch.dtype)
     found = torch.empty(16, 32)
     launch(kernels.dot, (1,), x, y, found, 16, 32, 64)
     torch.testing.assert_close(found.double(), x.double() @ y.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_a_dot_of_float32_reads_ten_bits_of_the_mantissa_unless_told_otherwise() -> None:
+    x, y = torch.randn(16, 64), torch.randn(64, 32)
+    found, ieee = torch.empty(16, 32), torch.empty(16, 32)
+    launch(kernels.dot, (1,), x, y, found, 16, 32, 64)
+    launch(kernels.dot, (1,), x, y, ieee, 16, 32, 64, "ieee")
+    cut_x, cut_y = ((values.view(torch.int32) & ~0x1FFF).view(torch.float32) for values in (x, y))
+    torch.testing.assert_close(found, cut_x @ cut_y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ieee, x @ y, rtol=1e-5, atol=1e-5)
+    assert (found - ieee).abs().max() > 1e-3
+
+
+def test_a_dot_of_bytes_is_exact() -> None:
+    x, y = (torch.randint(-128, 128, (64, 64)).to(torch.int8) for _ in range(2))
+    found = torch.empty(64, 64, dtype=torch.int32)
+    launch(kernels.dot, (1,), x, y, found, 64, 64, 64)
+    assert torch.equal(found, x.int() @ y.int())

@@ -49,11 +49,13 @@ def shift_in_place(x, B: tl.constexpr):
     tl.store(x + i, tl.load(x + (i + B) % (B * tl.num_programs(0))))
 
 @triton.jit
-def reads_back(o, B: tl.constexpr, BARRIER: tl.constexpr):
+def reads_back(o, count, B: tl.constexpr, BETWEEN: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     tl.store(o + i, i.to(tl.float32))
-    if BARRIER:
+    if BETWEEN == "barrier":
         tl.debug_barrier()
+    elif BETWEEN != "":
+        tl.atomic_add(count, 1, sem=BETWEEN)
     tl.store(o + i, tl.load(o + (i ^ 1)) + 1)
 
 @triton.jit
@@ -164,20 +166,21 @@ def test_pointers_read_from_memory_reach_what_is_declared() -> None:
         launch(kernels.through_table, 2, table, o, 16, reachable=tensors[:1])
 
 
-def test_a_misaligned_access_is_found() -> None:
-    data = torch.zeros(68, dtype=torch.uint8)[1:65].view(torch.uint8)
+@pytest.mark.parametrize(("start", "offset"), [(1, 0), (0, 1), (0, 2)])
+def test_a_misaligned_access_is_found(start: int, offset: int) -> None:
     cast = load_kernels(
         """
 import triton
 import triton.language as tl
 @triton.jit
-def words(x, o):
+def words(x, o, OFFSET: tl.constexpr):
     i = tl.arange(0, 16)
-    tl.store(o + i, tl.load(x.to(tl.pointer_type(tl.int32)) + i))
+    tl.store(o + i, tl.load((x + OFFSET).to(tl.pointer_type(tl.int32)) + i))
 """
     )
+    data = torch.zeros(68, dtype=torch.uint8)[start:]
     with pytest.raises(IndexError, match="not aligned"):
-        launch(cast.words, 1, data, torch.zeros(16, dtype=torch.int32))
+        launch(cast.words, 1, data, torch.zeros(16, dtype=torch.int32), offset)
 
 
 def test_elements_never_written_are_counted() -> None:
@@ -206,12 +209,17 @@ def test_reading_what_another_program_writes_is_a_race_in_any_order(order: int |
         launch(kernels.shift_in_place, 4, torch.zeros(64), 16, order=order)
 
 
-def test_a_program_that_reads_back_what_it_stored_needs_a_barrier() -> None:
+@pytest.mark.parametrize("between", ["barrier", "acq_rel", "acquire", "release"])
+def test_a_program_reads_back_what_it_stored_behind_a_barrier(between: str) -> None:
     o = torch.zeros(64)
-    with pytest.raises(RaceError, match=r"which it wrote with no barrier between"):
-        launch(kernels.reads_back, 4, o, 16, False)
-    launch(kernels.reads_back, 4, o, 16, True)
+    launch(kernels.reads_back, 4, o, torch.zeros(1, dtype=torch.int32), 16, between)
     assert torch.equal(o, (torch.arange(64) ^ 1).float() + 1)
+
+
+@pytest.mark.parametrize("between", ["", "relaxed"])
+def test_a_program_that_reads_back_what_it_stored_needs_a_barrier(between: str) -> None:
+    with pytest.raises(RaceError, match="which it wrote with no barrier between"):
+        launch(kernels.reads_back, 4, torch.zeros(64), torch.zeros(1, dtype=torch.int32), 16, between)
 
 
 def test_lanes_of_a_store_that_disagree_are_found() -> None:

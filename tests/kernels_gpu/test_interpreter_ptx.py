@@ -143,6 +143,13 @@ def test_fma_on_pairs_rounds_once(name: str, dtype: torch.dtype) -> None:
     assert found.tolist() == [rounded(value, dtype) for value in exact]
 
 
+def test_a_tiny_addend_decides_a_tie_of_the_product() -> None:
+    a, b = torch.full((16,), 1 + 2**-7), torch.full((16,), 1.5)
+    c = torch.tensor([2.0**-100, -(2.0**-100)] * 8)
+    found = run("fma.rn.bf16x2 $0, $1, $2, $3;", *(part.bfloat16().view(torch.int32) for part in (a, b, c)))
+    assert found.view(BF16).tolist() == [1.5 + 2**-6, 1.5 + 2**-7] * 8
+
+
 @pytest.mark.parametrize("name", ["add", "sub", "mul"])
 @pytest.mark.parametrize(("kind", "dtype"), [("bf16", BF16), ("f16", F16)])
 def test_arithmetic_on_pairs(name: str, kind: str, dtype: torch.dtype) -> None:

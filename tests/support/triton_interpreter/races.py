@@ -189,12 +189,15 @@ class Races:
         plain = ~shadow.atomic[granules]
         self._ordered(access, "updates", np.where(plain, shadow.writer[granules], NOBODY), "wrote", own_too=False)
         self._ordered(access, "updates", shadow.reader[granules], "read", own_too=False)
-        mine = self._open
+        # The operation itself is a segment: what it did is ordered where what came before it in the program is not.
+        before, mine = self._open, self._segment()
+        self._open = before
         self._known |= 1 << mine
-        self._segment()
         if release:
             for address in addresses:
                 self._released[address] = self._released.get(address, 0) | self._known
+        if acquire:
+            self.barrier()
         shadow.writer[granules] = mine
         shadow.atomic[granules] = True
 
