@@ -7,6 +7,8 @@ infinity for minima. Sums of a row have one order, which its length and the kern
 import triton
 import triton.language as tl
 
+from llmc.codegen.triton.library.ranking import rank, ranked_index, ranked_value
+
 
 @triton.jit
 def normalised(x, SIZE: tl.constexpr, EPS: tl.constexpr):
@@ -54,40 +56,19 @@ def log_softmax(x):
 
 @triton.jit
 def ranks(x, live):
-    """int64 numbers in the order of x: of equal elements the first is the greater, NaN is the greatest.
-
-    The high half is the number's bits, flipped so that they compare as integers; the low one counts columns from the
-    end. Places that are no elements get the least.
-    """
-    x += 0.0  # -0 is 0
-    bits = x.to(tl.int32, bitcast=True)
-    ordered = tl.where(x != x, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    """Their ranks in their rows, for places that are elements; others get the least."""
     column = tl.arange(0, x.shape[1])[None, :]
-    low = (0x7FFFFFFF - column).to(tl.int64)
-    return tl.where(live, (ordered.to(tl.int64) << 32) | low, -0x8000000000000000)
+    return tl.where(live, rank(x, column), -0x8000000000000000)
 
 
 @triton.jit
-def ranked_value(rank):
-    """The element that has a rank."""
-    ordered = (rank >> 32).to(tl.int32)
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def ranked_column(rank):
-    """The column of the element that has a rank, int64."""
-    return 0x7FFFFFFF - (rank & 0xFFFFFFFF)
-
-
-@triton.jit
-def store_largest(rank, values, columns, STEP: tl.constexpr, live, K: tl.constexpr):
+def store_largest(ranked, values, columns, STEP: tl.constexpr, live, K: tl.constexpr):
     """Store the K elements of the greatest ranks in descending order, STEP apart, and their columns.
 
     values, columns: pointers [groups, 1]; live: which groups are stored.
     """
     for place in tl.static_range(K):
-        best = tl.max(rank, axis=1, keep_dims=True)
+        best = tl.max(ranked, axis=1, keep_dims=True)
         tl.store(values + place * STEP, ranked_value(best), mask=live)
-        tl.store(columns + place * STEP, ranked_column(best), mask=live)
-        rank = tl.where(rank == best, -0x8000000000000000, rank)
+        tl.store(columns + place * STEP, ranked_index(best), mask=live)
+        ranked = tl.where(ranked == best, -0x8000000000000000, ranked)
