@@ -127,12 +127,19 @@ def _joins(one: Pass, op: RowOp) -> bool:
         return False
     if shape and one.shape and shape != one.shape:
         return False
+    if not shape and any(_feeds(other, op) for other in one.ops if shape_of(other)):
+        return False  # single numbers of a pass are computed before its elements
     for place, value in enumerate(op.inputs):
         if isinstance(value, View) and value.buffer.key in one.written:
             strides = operand_strides(op, place)
             if strides is None or key_of(value, strides) not in one.written[value.buffer.key]:
                 return False
     return True
+
+
+def _feeds(earlier: RowOp, op: RowOp) -> bool:
+    read = {value.buffer.key for value in op.inputs if isinstance(value, View)}
+    return any(output.buffer.key in read for output in earlier.outputs)
 
 
 def _join(one: Pass, op: RowOp) -> None:
