@@ -73,7 +73,7 @@ def erf(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x >= 0: what 1 + x loses of x is put right."""
+    """log(1 + x) for finite x >= 0: what 1 + x loses of x is put right."""
     whole = 1.0 + x
     lost = whole - 1.0
     return tl.where(lost == 0.0, x, tl.log(whole) * (x / tl.where(lost == 0.0, 1.0, lost)))
