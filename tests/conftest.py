@@ -2,9 +2,8 @@
 
 import os
 
-
-def pytest_configure() -> None:
-    os.environ.setdefault("LLMC_PROGRAM", "reference")
-    # Triton reads this when it is imported and whenever a kernel is defined: tests interpret kernels. What compiles
-    # kernels runs in processes of its own, without it.
-    os.environ["TRITON_INTERPRET"] = "1"
+# Before anything else is imported, the configurations of folders below included.
+os.environ.setdefault("LLMC_PROGRAM", "reference")
+# Triton reads this when it is imported and whenever a kernel is defined: tests interpret kernels. What compiles
+# kernels runs in processes of its own, without it.
+os.environ["TRITON_INTERPRET"] = "1"

@@ -2,10 +2,14 @@
 
 A batch is padded to the next size. Padding sequences have one token, whose K and V go to a block of the cache that
 belongs to nobody.
+
+Where all sequences take their likeliest token and none has ended, the next replay begins before the host has looked at
+the tokens of the last one. If it then asks for something else, what that replay wrote is never read: it lies behind the
+ends of its sequences, and whatever is written there later comes later in the stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -25,6 +29,7 @@ _FIRST_BLOCKS = 16
 NOTHING, NOT_A_NUMBER = -1, -2
 """What stands in `chosen` where no token was chosen, and where the largest logit is not finite."""
 
+Array = np.ndarray[Shape, np.dtype[np.int64]]
 Run = Callable[[Sequence[Launch], Mapping[str, int], StepArrays], None]
 
 
@@ -45,6 +50,15 @@ class _Bucket:
         return {"T": self.sequences, "B": self.sequences, "R": self.sequences, "M": self.blocks}
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A replay that has begun before it was asked for."""
+
+    bucket: _Bucket
+    continuations: list[Continuation]
+    """What it goes on from."""
+
+
 class DecodeGraphs:
     """The recordings of one program, made when they are first needed."""
 
@@ -52,9 +66,12 @@ class DecodeGraphs:
         """`run` asks the device for the launches of a step of some sizes."""
         self._plan, self._device, self._run = plan, device, run
         self._buckets: dict[int, _Bucket] = {}
+        self._ahead: _Ahead | None = None
 
     def forget(self) -> None:
-        """Memory has moved: no recording is valid any more."""
+        """Memory is about to move: no recording is valid any more, and nothing runs."""
+        self._device.synchronize()
+        self._ahead = None
         for bucket in self._buckets.values():
             bucket.graphs.clear()
 
@@ -77,6 +94,7 @@ class DecodeGraphs:
         return bucket.sizes, bucket.arrays
 
     def _prepared(self, batch: Batch, spare: int) -> _Bucket:
+        self._ahead = None  # its arrays may be those that are filled here
         count, columns = batch.blocks.shape
         bucket = self._bucket(count, columns)
         arrays = self._padded(bucket, count, spare)
@@ -88,24 +106,43 @@ class DecodeGraphs:
 
     def decode(self, continuations: Sequence[Continuation], spare: int) -> list[list[int]]:
         """The next tokens of each sequence (see `Decoder.decode`)."""
-        count = len(continuations)
-        bucket = self._bucket(count, max(len(continuation.blocks) for continuation in continuations))
-        arrays = self._padded(bucket, count, spare)
-        _fill(arrays, continuations, self._plan.block_size)
-        bucket.arrays.upload()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and _same(ahead.continuations, continuations):
+            bucket = ahead.bucket
+        else:
+            bucket = self._bucket(len(continuations), max(len(given.blocks) for given in continuations))
+            _fill(self._padded(bucket, len(continuations), spare), continuations, self._plan.block_size)
+            bucket.arrays.upload()
+            self._replay(bucket, continuations)
+        bucket.arrays.download("chosen")
+        chosen = bucket.arrays.arrays["chosen"][: len(continuations)].copy()
+        if (chosen == NOT_A_NUMBER).any():
+            raise NumericsGateFailed(
+                "sample: the largest logit is not finite, expected a number; compile the model with another dtype"
+            )
+        made: list[list[int]] = [row[row != NOTHING].tolist() for row in chosen]
+        self._go_on(bucket, continuations, made)
+        return made
+
+    def _go_on(self, bucket: _Bucket, continuations: Sequence[Continuation], made: Sequence[Sequence[int]]) -> None:
+        """Begin the replay that follows, if what it goes on from is known."""
+        following = [_following(given, tokens) for given, tokens in zip(continuations, made, strict=True)]
+        known = [given for given in following if given is not None]
+        if len(known) < len(following):
+            return
+        bucket.arrays.arrays["made"][...] = 0
+        bucket.arrays.arrays["chosen"][...] = NOTHING
+        bucket.arrays.upload("made", "chosen")  # the device has brought the others up to date
+        self._replay(bucket, known)
+        self._ahead = _Ahead(bucket, known)
+
+    def _replay(self, bucket: _Bucket, continuations: Sequence[Continuation]) -> None:
         most = max(continuation.remaining for continuation in continuations)
         if most >= STEPS:
             self._graph(bucket, STEPS).replay()
         else:
             for _ in range(most):
                 self._graph(bucket, 1).replay()
-        bucket.arrays.download("chosen")
-        chosen = arrays["chosen"][:count]
-        if (chosen == NOT_A_NUMBER).any():
-            raise NumericsGateFailed(
-                "sample: the largest logit is not finite, expected a number; compile the model with another dtype"
-            )
-        return [row[row != NOTHING].tolist() for row in chosen]
 
     def _bucket(self, sequences: int, columns: int) -> _Bucket:
         size = self.size_for(sequences)
@@ -116,7 +153,7 @@ class DecodeGraphs:
             bucket.arrays.lay_out(_shapes(size, bucket.blocks, bool(self._plan.sampling)))
         return bucket
 
-    def _padded(self, bucket: _Bucket, count: int, spare: int) -> Mapping[str, np.ndarray[Shape, np.dtype[np.int64]]]:
+    def _padded(self, bucket: _Bucket, count: int, spare: int) -> Mapping[str, Array]:
         """The arrays of a bucket with its padding filled in, from sequence `count` on."""
         arrays = bucket.arrays.arrays
         arrays["starts"][...] = np.arange(bucket.sequences + 1)
@@ -157,11 +194,25 @@ def _shapes(sequences: int, blocks: int, sampling: bool) -> dict[str, Shape]:
     return shapes
 
 
-def _fill(
-    arrays: Mapping[str, np.ndarray[Shape, np.dtype[np.int64]]],
-    continuations: Sequence[Continuation],
-    block_size: int,
-) -> None:
+def _following(given: Continuation, tokens: Sequence[int]) -> Continuation | None:
+    """What goes on after `tokens`; None if nothing does, or if it takes numbers that the host has yet to draw."""
+    remaining = given.remaining - len(tokens)
+    if given.temperature or len(tokens) < STEPS or tokens[-1] in given.ends or remaining == 0:
+        return None
+    return replace(given, token=tokens[-1], position=given.position + len(tokens), remaining=remaining)
+
+
+def _same(known: Sequence[Continuation], asked: Sequence[Continuation]) -> bool:
+    """Whether sequences go on alike. Those that are known take their likeliest token."""
+    return len(known) == len(asked) and all(
+        (one.token, one.position, one.remaining, one.ends) == (other.token, other.position, other.remaining, other.ends)
+        and not other.temperature
+        and list(one.blocks) == list(other.blocks)
+        for one, other in zip(known, asked, strict=True)
+    )
+
+
+def _fill(arrays: Mapping[str, Array], continuations: Sequence[Continuation], block_size: int) -> None:
     """What sequences go on from, and how; the bits of float64 where a number is not an integer."""
     for name in ("temperatures", "top_ks", "top_ps", "min_ps", "remaining", "made", "uniforms"):
         arrays[name][...] = 0

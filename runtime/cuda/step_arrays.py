@@ -45,9 +45,12 @@ class StepArrays:
             for name, shape in shapes.items()
         }
 
-    def upload(self) -> None:
-        """Copy all arrays to the device."""
-        self._device.upload(Place(self._held(), 0), self._host[: self._used])
+    def upload(self, *names: str) -> None:
+        """Copy some arrays to the device, or all at once if none is named."""
+        if not names:
+            self._device.upload(Place(self._held(), 0), self._host[: self._used])
+        for name in names:
+            self._device.upload(self.place(name), self.arrays[name])
 
     def download(self, *names: str) -> None:
         """Copy some arrays back, one by one."""

@@ -87,10 +87,41 @@ def test_several_tokens_are_made_for_each_look_of_the_host() -> None:
     program.step(batch(([1, 2, 3], 0, [0]), ([4], 0, [2])))
     made = program.decode([go_on(5, 3, [0, 1]), go_on(6, 1, [2, 3])])
     assert made == [greedy([1, 2, 3, 5], STEPS), greedy([4, 6], STEPS)]
-    assert device.replays == 1
+    assert device.replays == 2, "the next one has begun"
     # What was made is in the cache: two blocks of it, the second begun meanwhile.
-    rest = program.decode([go_on(made[0][-1], 3 + STEPS, [0, 1]), go_on(made[1][-1], 1 + STEPS, [2, 3])])
+    left = 100 - STEPS
+    rest = program.decode([go_on(made[0][-1], 3 + STEPS, [0, 1], left), go_on(made[1][-1], 1 + STEPS, [2, 3], left)])
     assert rest == [greedy([1, 2, 3, 5, *made[0]], STEPS), greedy([4, 6, *made[1]], STEPS)]
+    assert device.replays == 3
+
+
+def test_what_was_begun_too_early_harms_nobody() -> None:
+    """Between two looks of the host a sequence leaves, another takes its block, one is stepped by the host."""
+    program, device = make(CHOOSING)
+    made = program.decode([go_on(1, 0, [0, 1]), go_on(2, 0, [2, 3])])
+    assert device.replays == 2
+    # Alone now, and the other's blocks belong to a third, whose prompt is fed meanwhile.
+    prompt = [3, 1, 4, 1, 5, 2, 6, 5, 3, 5]
+    logits = program.step(batch((prompt, 0, [2]), rows=[9]))
+    np.testing.assert_array_equal(logits, expected(prompt)[-1:])
+    rest = program.decode([go_on(made[0][-1], STEPS, [0, 1]), go_on(6, len(prompt), [2, 3])])
+    assert rest == [greedy([1, *made[0]], STEPS), greedy([*prompt, 6], STEPS)]
+    # The host makes a step of its own in the middle, with another token than the likeliest.
+    other = (rest[0][-1] + 1) % V
+    logits = program.step(batch(([other], 2 * STEPS, [0, 1])))
+    np.testing.assert_array_equal(logits, expected([1, *made[0], *rest[0][:-1], other])[-1:])
+    last = program.decode([go_on(5, 2 * STEPS + 1, [0, 1], remaining=3)])
+    assert last == [greedy([1, *made[0], *rest[0][:-1], other, 5], 3)]
+
+
+def test_other_end_tokens_and_limits_are_not_taken_for_the_same() -> None:
+    program, _ = make(CHOOSING)
+    (made,) = program.decode([go_on(1, 0, [0, 1])])
+    following = greedy([1, *made], STEPS)
+    (limited,) = program.decode([go_on(made[-1], STEPS, [0, 1], remaining=2)])
+    assert limited == following[:2]
+    (ended,) = program.decode([go_on(made[-1], STEPS, [0, 1], ends=(following[0],))])
+    assert ended == following[:1]
 
 
 def test_each_sequence_ends_by_itself() -> None:
