@@ -19,7 +19,9 @@ def emit_rearrangement(weight: PackedWeight) -> list[tuple[str, int, Draft]]:
             found.append((name, weight.rows * form.row_bytes(weight.columns), _weights(weight, form)))
         elif form.strips:
             size = 1 if part == "zeros" else 2
-            found.append((name, weight.rows * form.units(weight.columns) * 2 * size, _groups(weight, form, part)))
+            found.append(
+                (name, weight.rows * form.units(weight.columns) * form.groups * size, _groups(weight, form, part))
+            )
     return found
 
 
@@ -38,7 +40,7 @@ def _weights(weight: PackedWeight, form: Form) -> Draft:
     bits = {"*fp32": "*i32", "*fp16": "*i16", "*bf16": "*i16"}.get(form.element, form.element)
     width = form.units(k) * form.unit
     if form.bits < 8:
-        return _sixes(weight, form) if form.name == "int6" else _nibbles(weight, form)
+        return _sixes(weight, form) if form.bits == 6 else _nibbles(weight, form)
     kernel, draft = _kernel(weight, "weights", bits, -(-width // COLUMNS))
     pair = {"bf16": 2, "fp8": 4, "int8": 4}.get(form.name, 1)
     kernel.add(f"c = tl.program_id(1) * {COLUMNS} + tl.arange(0, {COLUMNS})[None, :]")
@@ -104,13 +106,14 @@ def _sixes(weight: PackedWeight, form: Form) -> Draft:
 
 
 def _groups(weight: PackedWeight, form: Form, part: str) -> Draft:
-    """One number for each group of each row: [tiles, groups, 16] to [units, rows, 2]."""
-    stored = -(-weight.columns // form.group)
+    """One number for each group of each row: [tiles, groups, 16] to [units, rows, groups of a unit]."""
+    stored, count = -(-weight.columns // form.group), form.groups
     kernel, draft = _kernel(weight, part, "*u8" if part == "zeros" else "*fp16", form.units(weight.columns))
     kernel.add(
-        "group = tl.program_id(1) * 2 + tl.arange(0, 2)[None, :]",
+        f"i = tl.arange(0, {count})[None, :]",
+        f"group = tl.program_id(1) * {count} + i",
         f"value = tl.load(source + tile * {stored * TILE} + group * {TILE} + r, mask=group < {stored}, other=0)",
-        f"at = (tl.program_id(1) * {weight.rows} + tile * {TILE} + r) * 2 + tl.arange(0, 2)[None, :]",
+        f"at = (tl.program_id(1) * {weight.rows} + tile * {TILE} + r) * {count} + i",
         "tl.store(target + at, value)",
     )
     return draft

@@ -23,7 +23,7 @@ def load_weight(
         if form.name != "fp8":
             return f"{text}.to(tl.float32)"
         scales = kernel.weight(parts["scales"], "scales", "*fp32")
-        number = f"{kernel.call('weights', 'fp8_as_numbers')}({text}).to(tl.float32)"
+        number = f"{kernel.call('plain_weights', 'fp8_as_numbers')}({text}).to(tl.float32)"
         return f"{number} * tl.load({scales} + ({row}) + 0 * ({column}){where})"
     return _grouped(kernel, form, parts, rows, columns, f"({row})", f"({column})", where)
 
@@ -34,12 +34,12 @@ def _grouped(
     names = {part: kernel.weight(parts[part], f"row_{part}", _TYPES[part]) for part in form.parts}
     strip = f"{row} // {TILE} * {strip_bytes(form, columns)}"
     group = f"({column} // {form.group})"
-    at = f"({group} // 2 * {padded_rows(rows)} + {row}) * 2 + {group} % 2"
+    at = f"({group} // {form.groups} * {padded_rows(rows)} + {row}) * {form.groups} + {group} % {form.groups}"
     scale = f"tl.load({names['scales']} + {at}{where}).to(tl.float32)"
     if form.name == "int8":
         byte = f"{strip} + {column} // {GROUP} * {GROUP * TILE} + {row} % {TILE} * {GROUP} + {column} % {GROUP}"
         return f"(tl.load({names['quants']} + {byte}{where}).to(tl.float32) - 128.0) * {scale}"
-    if form.name == "int6":
+    if form.bits == 6:
         return _six(names["quants"], strip, row, column, where) + f" * {scale}"
     unit = form.unit_bytes
     byte = f"{strip} + {column} // {form.unit} * {unit * TILE} + {row} % {TILE} * {unit} + {column} % {form.group}"

@@ -34,6 +34,12 @@ class KernelText:
     warps: int = 4
     stages: int = 3
     pdl: bool = False
+    weight_bits: int = 0
+    """Bits of a weight that the inner loop reads; 0 where it reads none. What is expected of the machine code."""
+    matrix_units: bool = False
+    """Whether the inner loop is expected to multiply in matrix units."""
+    most_barriers: int = 2
+    """Barriers that the inner loop is expected to have at most."""
     lines: list[str] = field(default_factory=list)
     parameters: list[tuple[str, str]] = field(default_factory=list)
     refs: list[Ref] = field(default_factory=list)

@@ -2,13 +2,14 @@
 
 Columns come in *units*. Formats with a scale for each group of columns lie in strips of 16 rows, units one after
 another in a strip, rows one after another in a unit: what the threads of a warp ask for at once lies side by side.
-Their scales, zeros and minima are stored [units, rows, 2], for the two groups of a unit. Others lie row after row.
+Their scales, zeros and minima are stored [units, rows, groups of a unit]: two, four of int6g16. Others lie row after
+row.
 
     f32, f16, bf16   [rows, columns]
     fp8              [rows, columns] bytes, scales as they are stored
     int8             a unit is 64 bytes of a row: 32 of either group
-    int6             16 bytes with the low bits of columns 0 to 15 of both groups, 16 with those of 16 to 31, and 16
-                     with the high bits: two each of column c of the first group, of the second, and of c + 16 of both
+    int6, int6g16    16 bytes with the low bits of columns 0 to 15 of either half, 16 with those of 16 to 31, and 16
+                     with the high bits: two each of column c of the first half, of the second, and of c + 16 of both
     int4, int4m      byte i holds column i of the first group in its low half, of the second in its high half
 """
 
@@ -42,6 +43,16 @@ class Form:
         return self.group > 0
 
     @property
+    def groups(self) -> int:
+        """Groups of a unit."""
+        return self.unit // self.group if self.group else 0
+
+    @property
+    def scale_words(self) -> str:
+        """Triton type of a pointer to words that hold the scales of a unit of a row, a half each."""
+        return {2: "*i32", 4: "*i64"}.get(self.groups, "*fp32")
+
+    @property
     def unit_bytes(self) -> int:
         """Bytes of a unit of one row."""
         return self.unit * self.bits // 8
@@ -66,6 +77,7 @@ FORMS: dict[str, Form] = {
     "fp8": Form("fp8", 8, parts=("data", "scales")),
     "int8": Form("int8", 8, group=GROUP, parts=_SCALED),
     "int6": Form("int6", 6, group=GROUP, parts=_SCALED),
+    "int6g16": Form("int6g16", 6, group=GROUP // 2, parts=_SCALED),
     "int4": Form("int4", 4, group=GROUP, parts=(*_SCALED, "zeros")),
     "int4g64": Form("int4g64", 4, unit=128, group=64, parts=(*_SCALED, "zeros")),
     "int4g128": Form("int4g128", 4, unit=256, group=128, parts=(*_SCALED, "zeros")),

@@ -66,7 +66,9 @@ class _Gemv:
         shape = gemv_shape(owned, self.stride, form.bits, rows, context.target.cores)
         self.columns, self.block, self.ahead, self.spread = shape.columns, shape.block, shape.ahead, shape.abreast > 1
         self.source = Source(region.source, region.k)
-        self.kernel = KernelText("linear", warps=1, stages=1, pdl=context.pdl)
+        self.kernel = KernelText(
+            "linear", warps=1, stages=1, pdl=context.pdl, weight_bits=form.bits, most_barriers=0
+        )  # fmt: skip
         self.element = form.element
 
     def draft(self, when: When) -> Draft:

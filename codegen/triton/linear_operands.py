@@ -63,12 +63,15 @@ class Weights:
     """One set of rows of a packed weight. `row` is the int32 vector of rows, `known` a condition on units or ""."""
 
     def __init__(
-        self, kernel: KernelText, form: Form, names: Sequence[str], n: int, k: int, tile: Tile, number: int
-    ) -> None:
+        self, kernel: KernelText, form: Form, names: Sequence[str], n: int, k: int, tile: Tile, number: int,
+        *, plain: bool = False,
+    ) -> None:  # fmt: skip
+        """plain: whether the target lacks NVIDIA's instructions."""
         self.kernel, self.form, self.n, self.k, self.tile, self.number = kernel, form, n, k, tile, number
         self.padded = padded_rows(n)
         data = form.element
-        kinds = {"data": data, "quants": data, "scales": "*i32", "mins": "*i32", "zeros": "*i16"}
+        self.library = "plain_weights" if plain else "weights"
+        kinds = {"data": data, "quants": data, "scales": form.scale_words, "mins": "*i32", "zeros": "*i16"}
         if form.name == "fp8":
             kinds["scales"] = "*fp32"
         roles = {"data": "weight", "quants": "weight"}
@@ -81,7 +84,7 @@ class Weights:
     def pieces(self) -> tuple[Piece, ...]:
         """What a unit is multiplied in."""
         form = self.form
-        if form.name == "int6":
+        if form.bits == 6:
             return tuple(Piece(start, 16) for start in range(0, 64, 16))
         size = form.group or form.unit
         return tuple(Piece(start, size) for start in range(0, form.unit, size))
@@ -131,7 +134,7 @@ class Weights:
     @property
     def _plane(self) -> int:
         """Bytes of a row that lie side by side."""
-        return {"int8": 32, "int6": 16}.get(self.form.name, self.form.unit_bytes)
+        return {8: 32, 6: 16}.get(self.form.bits, self.form.unit_bytes)
 
     def read(self, at: str, known: str, pad: str) -> None:
         """Add lines that set `weight_<set>_<piece>` and, of forms with groups, `scale_<set>_<piece>`.
@@ -144,7 +147,7 @@ class Weights:
         if not form.strips:
             text = f"tl.load(w_{s} + {at} * {form.unit}{mask}{hint})"
             if form.name == "fp8":
-                text = f"{self.kernel.call('weights', 'fp8_as_numbers')}({text})"
+                text = f"{self.kernel.call(self.library, 'fp8_as_numbers')}({text})"
             add(f"{pad}weight_{s}_0 = {text}")
             return
         step = form.unit_bytes * TILE
@@ -158,23 +161,23 @@ class Weights:
             for part in ("scales", "zeros", "mins")
             if part in self.names
         }
-        first, second = (self.kernel.call("weights", f"{which}_of_pair") for which in ("first", "second"))
+        half = self.kernel.call("weights", "half_of")
         spread = self.tile.spread
         for part in ("scales", "mins"):
             if part in words:
                 add(f"{pad}packed = {words[part]}")
-                add(f"{pad}{part}_{s}_0 = {first}(packed){spread}", f"{pad}{part}_{s}_1 = {second}(packed){spread}")
+                add(*(f"{pad}{part}_{s}_{i} = {half}(packed, {i}){spread}" for i in range(form.groups)))
         self._unpack(words, spread, pad)
 
     def _unpack(self, words: dict[str, str], spread: str, pad: str) -> None:
         form, s, add = self.form, self.number, self.kernel.add
         if form.name == "int8":
-            unpack = self.kernel.call("weights", "bytes_as_integers")
+            unpack = self.kernel.call(self.library, "bytes_as_integers")
             add(*(f"{pad}weight_{s}_{group} = {unpack}(bytes_{s}_{group})" for group in (0, 1)))
             return
-        if form.name == "int6":
+        if form.bits == 6:
             for half, which in enumerate(("first", "second")):
-                unpack = self.kernel.call("weights", f"{which}_sixes_as_integers")
+                unpack = self.kernel.call(self.library, f"{which}_sixes_as_integers")
                 add(f"{pad}weight_{s}_{half}, weight_{s}_{half + 2} = {unpack}(bytes_{s}_{half}, bytes_{s}_2)")
             return
         shape = self.tile.shape(form.group)
@@ -184,7 +187,7 @@ class Weights:
             add(f"{pad}packed = {words['zeros']}.to(tl.int32)")
             texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
             zeros = [f"tl.broadcast_to({text}{spread}, ({shape}))" for text in texts]
-        unpack = self.kernel.call("weights", "nibbles_as_integers")
+        unpack = self.kernel.call(self.library, "nibbles_as_integers")
         both = f"weight_{s}_0, weight_{s}_1"
         add(f"{pad}{both} = {unpack}(bytes_{s}_0, {zeros[0]}, {zeros[1]})")
 

@@ -70,14 +70,17 @@ class _Tiles:
     ) -> None:
         self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
         self.rounded, self.raw = rounded, raw
-        self.kernel = KernelText("linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl)
+        self.kernel = KernelText(
+            "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
+            weight_bits=form.bits, matrix_units=form.multiplied != "float32",
+        )  # fmt: skip
         self.tile = Tile(tiling.batch, tiling.owned)
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit
         self.source = Source(region.source, region.k, form.multiplied == "float16" or tiling.rows > SQUARED)
         self.units = form.units(region.k)
         self.ragged = self.units % tiling.batch != 0
         names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(owned.sets)]
-        self.weights = [Weights(*name) for name in names]
+        self.weights = [Weights(*name, plain=context.target.kind != "cuda") for name in names]
         self.pieces = self.weights[0].pieces
 
     def draft(self, when: When) -> Draft:

@@ -130,15 +130,9 @@ def fp8_as_numbers(q):
 
 
 @triton.jit
-def first_of_pair(pairs):
-    """The first of two halves that lie in an int32, as fp32."""
-    return pairs.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-
-
-@triton.jit
-def second_of_pair(pairs):
-    """The second of two halves that lie in an int32, as fp32."""
-    return (pairs >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+def half_of(words, PLACE: tl.constexpr):
+    """One of the halves that lie in integers, as fp32."""
+    return (words >> (16 * PLACE)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit

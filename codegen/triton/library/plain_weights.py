@@ -1,0 +1,43 @@
+"""Quantized weights as bfloat16 numbers by ordinary operations, for targets without NVIDIA's instructions.
+
+The functions are those of `llmc.codegen.triton.library.weights`.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def bytes_as_integers(q):
+    """q - 128 for bytes q."""
+    return (q.to(tl.float32) - 128.0).to(tl.bfloat16)
+
+
+@triton.jit
+def nibbles_as_integers(q, low_zero, high_zero):
+    """8 v - zero for the low halves v of bytes and for the high halves; zeros as `shifted_zero` gives them."""
+    low = (q & 15).to(tl.float32) * 8.0 + 128.0 + low_zero.to(tl.float32)
+    high = (q >> 4).to(tl.float32) * 8.0 + 128.0 + high_zero.to(tl.float32)
+    return low.to(tl.bfloat16), high.to(tl.bfloat16)
+
+
+@triton.jit
+def first_sixes_as_integers(low, high):
+    """v - 32 for levels v of six bits: a half of bytes `low` each with two bits of `high`."""
+    one = ((low & 15) | ((high & 3) << 4)).to(tl.float32) - 32.0
+    two = ((low >> 4) | ((high & 12) << 2)).to(tl.float32) - 32.0
+    return one.to(tl.bfloat16), two.to(tl.bfloat16)
+
+
+@triton.jit
+def second_sixes_as_integers(low, high):
+    """As `first_sixes_as_integers`, with the upper bits of `high`."""
+    return first_sixes_as_integers(low, high >> 4)
+
+
+@triton.jit
+def fp8_as_numbers(q):
+    """The e4m3 numbers that bytes stand for: a bfloat16 of the same exponent is smaller by 2^120."""
+    wide = q.to(tl.int16)
+    bits = ((wide & 127) << 4) | ((wide & 128) << 8)
+    return (bits.to(tl.bfloat16, bitcast=True).to(tl.float32) * 1.329227995784916e36).to(tl.bfloat16)
