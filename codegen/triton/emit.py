@@ -12,7 +12,7 @@ from llmc.codegen.lower import Lowered, lower
 from llmc.codegen.plan_memory import Buffer as Lifetime
 from llmc.codegen.plan_memory import Plan as MemoryPlan
 from llmc.codegen.plan_memory import plan
-from llmc.codegen.regions import Attention, Experts, Linear, Region
+from llmc.codegen.regions import Attention, Experts, Linear, Region, TorchRegion
 from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
@@ -105,6 +105,7 @@ class _Emitter:
             return emit_attention(region, self.context)
         if isinstance(region, Experts):
             return emit_experts(region, self.context)
+        assert not isinstance(region, TorchRegion), "lowering leaves nothing to torch unless it is asked to"
         return emit_rows(region, self.context)
 
     def _rearrangements(self, memory: MemoryPlan) -> tuple[Rearrangement, ...]:
