@@ -1,6 +1,6 @@
 """How one attention is laid out over programs: rows and keys of a tile, warps, stages, splits of the keys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmc.codegen.regions import Attention
 from llmc.codegen.target import Target
@@ -44,6 +44,9 @@ class Tile:
     warps: int
     stages: int
     """Blocks of keys in flight, and the one at work."""
+    edges_apart: bool = True
+    """Whether blocks that need a mask are left to a loop of their own. It costs registers, where sums move between
+    loops."""
 
 
 def attention_shape(region: Attention, dtype: str, most_heads: int) -> AttentionShape:
@@ -55,31 +58,34 @@ def attention_shape(region: Attention, dtype: str, most_heads: int) -> Attention
 
 
 def decode_tile(shape: AttentionShape, target: Target) -> Tile:
-    """The tile of one token's query heads."""
+    """The tile of one token's query heads: enough blocks in flight to read at the speed of memory."""
     block = 64 * (shape.key_width + shape.value_width) * shape.element
-    return _fitting(shape, 16, 64, 4, min(5, 2 + -(-(32 << 10) // block)), target)
+    stages = min(5, 2 + -(-_IN_FLIGHT // block))
+    return _fitting(shape, Tile(16, 64, 4, stages), stages - 1, target)
 
 
 def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
-    """The tile of several tokens' query heads."""
+    """The tile of several tokens' query heads: as wide as registers allow, a warp having 16 rows of its own."""
     if shape.exact:
-        return _fitting(shape, max(32, power_of_two(shape.heads)), 32, 4, 2, target)
-    widest = max(shape.key_width, shape.value_width)
-    return _fitting(shape, 128 if widest <= 128 else 64, 64, 8 if widest <= 128 else 4, 3, target)
+        return _fitting(shape, Tile(max(32, power_of_two(shape.heads)), 32, 4, 2), 1, target)
+    wgmma = target.kind == "cuda" and int(target.level.removeprefix("sm_")) >= 90
+    wide = shape.value_width > 128
+    if wgmma:
+        return _fitting(shape, Tile(128, 64, 8, 3, not wide), 3, target)
+    keys = 32 if max(shape.key_width, shape.value_width) > 128 else 64
+    return _fitting(shape, Tile(64 if wide else 128, keys, 8, 3, not wide), 2, target)
 
 
-def _fitting(shape: AttentionShape, rows: int, keys: int, warps: int, stages: int, target: Target) -> Tile:
-    """A tile with fewer stages, then fewer keys, where shared memory does not hold it."""
-    block = (shape.key_width + shape.value_width) * shape.element
-    queries = rows * shape.key_width * shape.element
-    limit = SHARED_BYTES[target.level]
-    while stages > 2 and queries + (stages - 1) * keys * block > limit:
-        stages -= 1
-    while keys > 64 and queries + (stages - 1) * keys * block > limit:
-        keys //= 2
-    return Tile(rows, keys, warps, stages)
+def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) -> Tile:
+    """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them."""
+    block = tile.keys * (shape.key_width + shape.value_width) * shape.element
+    queries = tile.rows * shape.key_width * shape.element
+    room = max(1, (SHARED_BYTES[target.level] - queries) // block)
+    return replace(tile, stages=max(2, tile.stages - max(0, buffers - room)))
 
 
+_IN_FLIGHT = 32 << 10
+"""Bytes that a program should have asked for while it works on others."""
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 """Shared memory that a program can have, by level."""
 

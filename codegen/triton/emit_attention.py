@@ -4,6 +4,9 @@ Both take the query heads of a key head together, as rows of a matrix, and go ov
 table finds. A decode step divides a sequence's keys over several programs, the last of which merges their results.
 """
 
+from dataclasses import replace
+
+from llmc.codegen.layout import View
 from llmc.codegen.mask_bounds import MaskBounds, mask_bounds
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_shape import (
@@ -76,19 +79,29 @@ class _Kernel:
             return str(shape.heads)
         return f"tl.minimum({shape.heads}, {shape.group} - part * {shape.heads})"
 
-    def queries(self, token: str) -> None:
+    def address(self, view: View, role: str, head: str, column: str) -> str:
+        """Of the elements of heads [rows] in the rows of their tokens: in a wide number up to the first token of the
+        tile, in 32 bits from there on.
+        """
+        pointer = self.text.pointer(view.buffer, role)
+        row = replace(view, buffer=replace(view.buffer, domain=""))
+        within = offset(row, "", [f"{head}[:, None]", f"{column}[None, :]"])
+        return f"{pointer} + token * {view.buffer.width} + ({self.within.format(view.buffer.width)}{within})"
+
+    within = ""
+    """Where rows of several tokens begin, counted from the tile's first token, given the width of a row in memory."""
+
+    def queries(self) -> None:
         """`queries` [rows, key width]: scaled, in the type that keys have."""
         region, shape = self.region, self.shape
         factor = region.scale * (2 * _LOG2E / region.softcap if region.softcap > 0 else _LOG2E)
-        pointer = self.text.pointer(region.query.buffer, "query")
-        at = offset(region.query, token, ["head[:, None]", "column[None, :]"])
         padded = region.key_size != shape.key_width
         guard = f", mask=(column < {region.key_size})[None, :], other=0.0" if padded else ""
         same = shape.key_width == shape.value_width
         self.text.add(
             f"column = tl.arange(0, {shape.key_width})",
             f"value_column = {'column' if same else f'tl.arange(0, {shape.value_width})'}",
-            f"queries = tl.load({pointer} + ({at}){guard})",
+            f"queries = tl.load({self.address(region.query, 'query', 'head', 'column')}{guard})",
             f"queries = (queries.to(tl.float32) * {factor!r}).to({self.cache('k')}.dtype.element_ty)",
         )
 
@@ -159,7 +172,7 @@ class _Kernel:
         guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
         return f"{self.cache(cache)} + ((rows * {size})[{self.row_axes}] + {column}[{columns}]){guard}"
 
-    def finish(self, token: str, head: str, real: str, indent: str = "", prefix: str = "") -> None:
+    def finish(self, head: str, real: str, indent: str = "", prefix: str = "") -> None:
         """The lines that turn `top`, `total` and `acc`, with a prefix, into the output of their rows."""
         top, total, acc = (prefix + name for name in ("top", "total", "acc"))
         region, lines = self.region, []
@@ -168,12 +181,11 @@ class _Kernel:
             sink = f"tl.load({pointer} + ({offset(region.sinks, '0', [head])}), mask={real}, other=0.0)"
             call = self.call("attention", "add_sink")
             lines.append(f"{total}, {acc} = {call}({top}, {total}, {acc}, {sink}.to(tl.float32) * {_LOG2E!r})")
-        pointer = self.text.pointer(region.output.buffer, "output")
-        at = offset(region.output, token, [f"({head})[:, None]", "value_column[None, :]"])
+        at = self.address(region.output, "output", head, "value_column")
         mask = f"({real})[:, None]"
         if region.value_size != self.shape.value_width:
             mask += f" & (value_column < {region.value_size})[None, :]"
-        lines.append(f"tl.store({pointer} + ({at}), {self.call('attention', 'divided')}({acc}, {total}), mask={mask})")
+        lines.append(f"tl.store({at}, {self.call('attention', 'divided')}({acc}, {total}), mask={mask})")
         self.text.add(*(indent + line for line in lines))
 
 
@@ -220,7 +232,7 @@ class _Decode(_Kernel):
             f"row = tl.arange(0, {tile.rows})",
             f"head = first_head + tl.minimum(row, {self.count} - 1)  # rows that fill up the tile repeat the last head",
         )
-        self.queries("token")
+        self.queries()
         quarter = tile.keys // 4
         add(f"queries = tl.broadcast_to(queries[None], (4, {tile.rows}, {self.shape.key_width}))")
         self.start("4, ")
@@ -237,7 +249,7 @@ class _Decode(_Kernel):
             f"top, total, acc = {self.call('attention', 'join_groups')}(top, tl.sum(sums, 2), acc)",
             "if shares == 1:",
         )
-        self.finish("token", "first_head + row", f"row < {self.count}", "    ")
+        self.finish("(first_head + row)", f"row < {self.count}", "    ")
         add("else:")
         self._merge()
 
@@ -260,11 +272,12 @@ class _Decode(_Kernel):
             f"        all_top, all_total, all_acc = {self.call('attention', 'merge_shares')}(",
             f"            {partials}, {states}, place, shares, each, value_column, {rows}, {width}, {at_once})",
         )
-        self.finish("token", "first_head + each", f"each < {self.count}", "        ", "all_")
+        self.finish("(first_head + each)", f"each < {self.count}", "        ", "all_")
 
 
 class _Prefill(_Kernel):
     kind = "prefill"
+    within = "within[:, None] * {} + "
 
     def __init__(self, region: Attention, context: Context) -> None:
         shape = attention_shape(region, context.caches[region.layer].dtype, 64)
@@ -282,6 +295,8 @@ class _Prefill(_Kernel):
         self.heads("tl.program_id(0)")
         self.wait()
         heads = self.shape.heads
+        within = f"tl.minimum(tl.minimum(row // {heads}, {self.tokens - 1}), (last - token).to(tl.int32) - 1)"
+        head = f"first_head + tl.minimum(row % {heads}, {self.count} - 1)"
         add(
             "tile = tl.num_programs(1) - 1 - tl.program_id(1)  # the last tiles have the most keys",
             f"sequence, token, last = {self.call('attention', 'find_tile')}"
@@ -289,10 +304,9 @@ class _Prefill(_Kernel):
             "if token >= last:",
             "    return",
             f"row = tl.arange(0, {tile.rows})",
-            f"tokens = tl.minimum(token + tl.minimum(row // {heads}, {self.tokens - 1}), last - 1)"
-            "  # rows that fill up the tile repeat its last token",
-            f"head = first_head + tl.minimum(row % {heads}, {self.count} - 1)",
-            f"positions_of = tl.load({text.step('positions')} + tokens).to(tl.int32)",
+            f"within = {within}  # rows that fill up the tile repeat its last token",
+            f"head = {head}",
+            f"positions_of = tl.load({text.step('positions')} + token + within).to(tl.int32)",
             "position = positions_of[:, None]",
             "low, high = tl.min(positions_of, 0), tl.max(positions_of, 0)",
             f"stop = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
@@ -301,24 +315,31 @@ class _Prefill(_Kernel):
             "stop = tl.maximum(stop, 0)",
             f"begin = {_latest([f'low - {before}' for before in self.bounds.before])} // {tile.keys} * {tile.keys}",
         )
-        self.queries("tokens[:, None]")
+        self.queries()
         self.start("")
         limits = ["(k_position < stop)"]
         if self.bounds.exact:
             limits += [f"(k_position <= {_sum('position', after)})" for after in self.bounds.after]
             limits += [f"(k_position >= position - {before})" for before in self.bounds.before]
+        if self.bounds.exact and tile.edges_apart:
             self._two_loops(" & ".join(limits))
         else:
             add(
                 f"block = {self.call('attention', 'block_at')}(table, begin, stop, {self.context.block_size})",
                 f"for start in tl.range(begin, stop, {tile.keys}):",
             )
-            self.block(f"start + {tile.keys}", " & ".join([*limits, self.visible]))
-        add("total = sums")
+            self.block(f"start + {tile.keys}", " & ".join([*limits, *([self.visible] if self.visible else [])]))
+        add(
+            "total = sums",
+            "# The output's addresses are computed anew: kept since the queries', they would take the loops' registers.",
+            f"row += {self.call('attention', 'unknown_zero')}({text.step('lengths')} + sequence)",
+            f"within = {within}",
+            f"head = {head}",
+        )
         real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
         if self.shape.group % heads:
             real += f" & (row % {heads} < {self.count})"
-        self.finish("tokens[:, None]", "head", real)
+        self.finish("head", real)
 
     def _two_loops(self, visible: str) -> None:
         add, keys = self.text.add, self.tile.keys

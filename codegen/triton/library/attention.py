@@ -92,6 +92,12 @@ def add_sink(top, total, acc, sink):
 
 
 @triton.jit
+def unknown_zero(pointer):
+    """Zero, but the compiler does not know: what it is added to is computed again, not kept in registers."""
+    return (tl.load(pointer, volatile=True) - tl.load(pointer, volatile=True)).to(tl.int32)
+
+
+@triton.jit
 def divided(acc, total):
     """The output of rows; one that sees nothing gives zeros."""
     return acc * tl.where(total == 0, 0.0, 1.0 / total)[:, None]
