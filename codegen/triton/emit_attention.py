@@ -331,7 +331,7 @@ class _Prefill(_Kernel):
             self.block(f"start + {tile.keys}", " & ".join([*limits, *([self.visible] if self.visible else [])]))
         add(
             "total = sums",
-            "# The output's addresses are computed anew: kept since the queries', they would take the loops' registers.",
+            "# Addresses are computed anew: kept since those of the queries, they would take registers of the loops.",
             f"row += {self.call('attention', 'unknown_zero')}({text.step('lengths')} + sequence)",
             f"within = {within}",
             f"head = {head}",
