@@ -118,6 +118,7 @@ class _Mixture:
         slots = "one slot" if tiling.alone else f"up to {tiling.slots} slots of one expert"
         of = f"{self.experts} experts of {product.format} [{product.rows}, {product.k}]"
         kernel = self._kernel(f"experts_{product.kind}", f"{of}: {slots} at once", 4)
+        kernel.matrix_units = FORMS[product.format].multiplied != "float32"
         if tiling.alone:
             ids = kernel.pointer(self.region.ids.buffer, "ids")
             kernel.add(
