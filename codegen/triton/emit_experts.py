@@ -10,9 +10,9 @@ from llmc.codegen.layout import Buffer, View
 from llmc.codegen.regions import Experts
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, KernelText, rows_of
-from llmc.codegen.triton.linear_formats import FORMS, TILE
+from llmc.codegen.triton.linear_formats import FORMS
 from llmc.codegen.triton.linear_operands import Tile, Weights
-from llmc.ir.packed_layout import tile_count
+from llmc.ir.packed_layout import TILE, tile_count
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
 FEW = 16
