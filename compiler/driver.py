@@ -67,8 +67,8 @@ def compile(
         stop_after: make only the first so many rewrites.
         quantize: how weights are stored: "float", "fp8", "int8", "int6", "int4" (also "int4:64", "int4:128"), or
             "keep" for the blocks of a GGUF file.
-        head: how the projection to the logits is stored when the weights are rounded; "int6" beside four bits, when
-            None.
+        head: how the projection to the logits is stored when the weights are rounded; when None, "int6" or "int8"
+            beside four bits, by its size, and else as the others.
         kv_dtype: how keys and values are stored in the cache: a dtype, or "int8" or "fp8" (e4m3; has no native form for
             CPUs) with a scale for each token and head; a dtype that fits the weights when None.
         program: "cpu" for native code, "reference" for the graph in eager torch; native code where a C++ compiler is

@@ -52,7 +52,8 @@ class Options:
     ("keep"). None is "keep" for a GGUF file and "float" for everything else."""
     head: str | None = None
     """How it stores the projection to the logits, and the embedding if that is the same table, when `quantize` says
-    what the others are rounded to. None is "int6" for four bits, and for all else what the others are."""
+    what the others are rounded to. None is "int6" beside "int4:64" and "int4:128", and beside "int4" where it has 2^27
+    weights or more, else "int8"; beside all else it is what the others are."""
     kv_dtype: str | None = None
     """How keys and values are stored in the cache; None is a dtype that fits the weights."""
 

@@ -13,13 +13,11 @@ def weight_packing(quantize: str | None, kind: str, head: str | None = None) -> 
     """How the weights of a native program are packed.
 
     `quantize` and `head` are the options; `kind` where the model came from (`llmc.frontend.read.Origin.kind`): a GGUF
-    file keeps what it stores when nothing is said, any other model its floats. A head of four bits costs more than all
-    other weights together (SmolLM2: a divergence of 0.072 in place of 0.007), so beside these it has six.
+    file keeps what it stores when nothing is said, any other model its floats.
     """
     chosen = quantize or ("keep" if kind == "gguf" else "float")
     storage: dict[str, Storage] = {name: name for name in get_args(Storage)}
-    others = "int6" if chosen.startswith("int4") else chosen
-    return PackWeights(storage[chosen], storage[head or others])
+    return PackWeights(storage[chosen], None if head is None else storage[head])
 
 
 def cache_dtype(model: Model, packing: PackWeights, kv_dtype: str | None) -> str | None:

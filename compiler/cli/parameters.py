@@ -21,7 +21,9 @@ Quantize = Annotated[
 ]
 Head = Annotated[
     str | None,
-    typer.Option(metavar="HOW", help="Store the projection to the logits otherwise; default: int6 beside int4."),
+    typer.Option(
+        metavar="HOW", help="Store the projection to the logits otherwise; default beside int4: int6 or int8, by size."
+    ),
 ]
 KvDtype = Annotated[
     str | None,

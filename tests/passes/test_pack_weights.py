@@ -100,13 +100,20 @@ def test_what_the_options_ask_for() -> None:
         return formats(packed(Tied(), weight_packing(quantize, kind, head))[0])
 
     assert asked(None) == ["f32", "f32"]
-    assert asked("int4") == ["int4", "int6"]
+    assert asked("int4") == ["int4", "int8"]
+    assert asked("int4", head="int6") == ["int4", "int6"]
     assert asked("int4:64") == ["int4g64", "int6"]
     assert asked("int4:128", head="int8") == ["int4g128", "int8"]
     assert asked("int8") == ["int8", "int8"]
     assert asked("int6", head="float") == ["int6", "f32"]
     assert asked("fp8") == ["fp8", "fp8"]
     assert weight_packing(None, "gguf").weights == "keep"
+
+
+def test_a_large_head_has_six_bits() -> None:
+    assert formats(packed(Tied(), PackWeights("int4", large_head=50 * 40))[0]) == ["int4", "int6"]
+    assert formats(packed(Tied(), PackWeights("int4", large_head=50 * 40 + 1))[0]) == ["int4", "int8"]
+    assert formats(packed(Tied(), PackWeights("int4", head="int8", large_head=1))[0]) == ["int4", "int8"]
 
 
 def test_parts_of_a_weight_are_evaluated_together_and_survive_the_artifact() -> None:
