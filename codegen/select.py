@@ -7,9 +7,10 @@
     Crossovers.from_json({"linear": {"960x576:int4": {"flat": 2, "gemm": 17, "source": "measured ..."}}})
 
 A linear is computed row by row (gemv: the weight is read for each), for a few rows at once (flat: read once for them,
-unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). The
-crossovers are the rows at which the expressions of two variants meet, unless a table of measurements says otherwise.
-All variants give the same bits on CPUs.
+unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). On GPUs
+gemv is what ordinary lanes do, for up to three rows of floats; flat and gemm are tiles of matrix units, of one block of
+rows or of several. The crossovers are the rows at which the expressions of two variants meet, unless a table of
+measurements says otherwise. All variants give the same bits on CPUs.
 """
 
 import math
@@ -33,6 +34,9 @@ PREDICTED = "predicted"
 
 SCANNED_ROWS = 512
 """A variant that is not the fastest for up to so many rows is never used."""
+
+EQUAL = 1e-6
+"""Part of a time by which two may differ and be the same."""
 
 UNPACK = {
     "int4": 2.0,
@@ -66,14 +70,16 @@ class _Shape:
     """Operations a weight for writing panels and reading them back, once for each unpacking."""
     scalar: bool = False
     """Whether it multiplies in fp32 lanes and not in matrix units."""
+    most: int = NEVER
+    """Rows that it takes at most."""
 
 
 _SHAPES: Mapping[Kind, Mapping[str, _Shape]] = {
     "cpu": {"gemv": _Shape(1, 1, 1, 0.9), "flat": _Shape(8, 4, 1, 0.8), "gemm": _Shape(510, 510, 1, 0.85, panel=6.0)},
     "cuda": {
-        "gemv": _Shape(4, 4, 1, 0.5, scalar=True),
-        "flat": _Shape(64, 64, 8, 0.4),
-        "gemm": _Shape(4096, 128, 64, 0.7),
+        "gemv": _Shape(3, 3, 1, 0.5, scalar=True, most=3),
+        "flat": _Shape(64, 64, 8, 0.4, most=64),
+        "gemm": _Shape(4096, 64, 64, 0.4),
     },
 }
 _SHAPES = {**_SHAPES, "hip": _SHAPES["cuda"]}
@@ -165,6 +171,8 @@ def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant
     """gemv, flat and gemm for M rows by a weight [n, k], legal or not."""
     weight = packed_bytes(n, k, format)
     kind = number_format(format)
+    if target.kind != "cpu":  # matrix units take 16-bit floats, which smaller weights become
+        kind = "f32" if format == "f32" else "bf16"
     found = []
     for name, shape in _SHAPES[target.kind].items():
         peak = target.peaks["f32" if shape.scalar else kind].value * shape.efficiency
@@ -182,6 +190,8 @@ def _times(rows: int) -> Expr:
 
 
 def _illegal(variant: str, format: str, target: Target) -> str:
+    if variant == "gemv" and target.kind != "cpu" and format not in ("f32", "f16", "bf16"):
+        return f"weights of {format} are unpacked for matrix units, which multiply them at no further cost"
     if variant == "gemm" and target.kind == "cpu" and UNPACK[format] == 0:
         return f"weights of {format} are multiplied as they are stored: there is nothing to unpack into panels"
     if variant == "gemm" and target.kind == "cpu" and number_format(format) != "int8":
@@ -192,25 +202,25 @@ def _illegal(variant: str, format: str, target: Target) -> str:
 def predict(n: int, k: int, format: str, target: Target) -> Crossover:
     """Where the variants' expressions meet."""
     times = {
-        variant.name: _table(variant.seconds)
+        variant.name: _table(variant.seconds, _SHAPES[target.kind][variant.name].most)
         for variant in linear_variants(n, k, format, target)
         if not variant.illegal
     }
-    flat = _from(times.get("flat"), times["gemv"], 2)
+    flat = _from(times.get("flat"), times["gemv"], 2) if "gemv" in times else 1
     gemm = _from(times.get("gemm"), times["flat"] if flat < NEVER else times["gemv"], max(2, min(flat, SCANNED_ROWS)))
     return Crossover(min(flat, gemm), gemm)
 
 
-def _table(seconds: Expr) -> list[float]:
+def _table(seconds: Expr, most: int) -> list[float]:
     at: Callable[[int], float] = sympy.lambdify(M, seconds, "math")
-    return [math.inf, *(float(at(rows)) for rows in range(1, SCANNED_ROWS + 1))]
+    return [math.inf, *(float(at(rows)) if rows <= most else math.inf for rows in range(1, SCANNED_ROWS + 1))]
 
 
 def _from(times: Sequence[float] | None, others: Sequence[float], first: int) -> int:
     """The first number of rows, from `first` on, from which eight in a row are faster; NEVER if there is none."""
     if times is None:
         return NEVER
-    faster = [time < other for time, other in zip(times, others, strict=True)]
+    faster = [time < other * (1 - EQUAL) for time, other in zip(times, others, strict=True)]
     for rows in range(first, SCANNED_ROWS - 7):
         if all(faster[rows : rows + 8]):
             return rows
@@ -231,7 +241,7 @@ def choose_linear(
         if first > last:
             continue
         others = tuple(
-            (other.name, other.illegal or _slower(variant, other, first, crossover, starts[number]))
+            (other.name, other.illegal or _slower(variant, other, first, crossover, starts[number], target))
             for number, other in enumerate(variants)
             if other is not variant
         )
@@ -240,7 +250,10 @@ def choose_linear(
     return choices
 
 
-def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int) -> str:
+def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int, target: Target) -> str:
+    most = _SHAPES[target.kind][other.name].most
+    if rows > most:
+        return f"takes at most {most} rows"
     if crossover.source != PREDICTED:
         used = "not used" if start >= NEVER else f"used from {start} rows on"
         return f"{used} ({crossover.source})"

@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 from llmc.codegen.layout import Buffer, Domain
-from llmc.codegen.select import Crossovers
+from llmc.codegen.select import Crossover, Crossovers
 from llmc.codegen.target import Target
 from llmc.runtime.cuda.plan import Workspace
 from llmc.runtime.program import CacheSpec
@@ -21,6 +21,8 @@ class Context:
     block_size: int
     vocabulary: int
     workspaces: dict[str, Workspace] = field(default_factory=dict)
+    _crossovers: dict[tuple[int, int, str], Crossover] = field(default_factory=dict)
+    _passed: dict[str, Buffer] = field(default_factory=dict)
     _keys: Any = field(default_factory=lambda: count(1 << 20))
 
     @property
@@ -28,6 +30,13 @@ class Context:
         """Whether kernels may be launched before their predecessor has ended."""
         level = self.target.level
         return self.target.kind == "cuda" and int(level.removeprefix("sm_").rstrip("a")) >= 90
+
+    def crossover(self, n: int, k: int, format: str) -> Crossover:
+        """From how many rows on the variants of a linear serve; predicted once for all of one shape."""
+        key = (n, k, format)
+        if key not in self._crossovers:
+            self._crossovers[key] = self.crossovers.get(n, k, format, self.target)
+        return self._crossovers[key]
 
     def workspace(self, name: str, bytes: int, bytes_per_token: int = 0) -> str:
         """A zeroed workspace of at least so many bytes that outlives steps; equal names share the largest."""
@@ -38,3 +47,9 @@ class Context:
     def scratch(self, name: str, domain: Domain, width: int, dtype: str) -> Buffer:
         """A buffer of the arena for what passes between the launches of one region."""
         return Buffer(next(self._keys), name, domain, width, dtype, "arena")
+
+    def passed(self, name: str, domain: Domain, width: int, dtype: str) -> Buffer:
+        """A buffer of the arena for what regions pass to each other beside their values: one for each name."""
+        if name not in self._passed:
+            self._passed[name] = self.scratch(name, domain, width, dtype)
+        return self._passed[name]

@@ -21,7 +21,7 @@ def emit_linear(region: Linear, context: Context) -> list[Draft]:
     raw = None if complete else raw_sums(region, context)
     mine = owned(region, finished=complete)
     symbol = rows_of(region.domain)
-    crossover = context.crossovers.get(region.n, region.k, region.format, context.target)
+    crossover = context.crossover(region.n, region.k, region.format)
     flat = 1 if form.strips or form.name == "fp8" else min(crossover.flat, GEMV_ROWS + 1)
     gemm = max(flat, min(crossover.gemm, WIDTHS[-1] + 1))
     if not symbol:  # there is one row

@@ -114,3 +114,26 @@ def test_attention_is_split_where_there_are_few_tiles() -> None:
     assert "3 key heads" in split.others[0][1]
     wide = choose_attention("attention", 9, 3, 64, 64, 1536, Target.preset("sm_90"))
     assert wide[1].m_range[0] > flash.m_range[0]
+
+
+@pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize(("n", "k"), [(960, 576), (3072, 2048), (28672, 4096), (128256, 4096)])
+def test_crossovers_of_gpus(level: str, n: int, k: int) -> None:
+    target = Target.preset(level)
+    for format, flat in (("bf16", 4), ("f16", 4), ("f32", 4), ("fp8", 1), ("int8", 1), ("int4", 1)):
+        found = predict(n, k, format, target)
+        assert (found.flat, found.gemm) == (flat, 65), format
+
+
+def test_variants_of_a_gpu_lose_for_a_reason() -> None:
+    target = Target.preset("sm_90")
+    floats = choose_linear("linear", 4096, 4096, "bf16", target)
+    assert [(choice.variant, choice.m_range) for choice in floats] == [
+        ("gemv", (1, 3)),
+        ("flat", (4, 64)),
+        ("gemm", (65, None)),
+    ]
+    assert dict(floats[1].others)["gemv"] == "takes at most 3 rows"
+    levels = choose_linear("linear", 4096, 4096, "int4", target)
+    assert [choice.variant for choice in levels] == ["flat", "gemm"]
+    assert "matrix units" in dict(levels[0].others)["gemv"]
