@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.compare import FLOOR, Expected, graph_logits, source_module
+import llmc
+from llmc.compare import FLOOR, ROUNDED_CACHES, Expected, compare_artifact, graph_logits, source_module
 from llmc.errors import NumericsGateFailed
 from llmc.frontend.hf import from_directory
 from llmc.ir.pass_manager import run_passes
@@ -45,6 +46,14 @@ def test_a_model_that_computes_something_else_does_not_pass(expected: Expected, 
     assert not found.passed
     with pytest.raises(NumericsGateFailed, match=r"tiny: logits differ from the source by .*; find the first bad"):
         found.check("tiny")
+
+
+def test_keys_and_values_in_eight_bits_are_judged_by_divergence(tiny_model: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "tiny.llmc"
+    llmc.compile(tiny_model, kv_dtype="int8", program="reference", prove=False).save(artifact)
+    found = compare_artifact(artifact, tiny_model)
+    assert found.error > found.limit
+    assert (found.kl_limit, found.passed) == (ROUNDED_CACHES["int8"], True)
 
 
 def test_sequences_longer_than_the_context_are_left_out(tiny_model: Path) -> None:

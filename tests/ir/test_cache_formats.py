@@ -17,6 +17,7 @@ from llmc.ir.cache_formats import (
     to_stored,
     write_rows,
 )
+from llmc.runtime.program import CacheSpec
 
 STEPS = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8, "int8": 0.51 / 127, "fp8": 2**-4}
 """What rounding may change, of floats as a fraction of a number, of integers of the largest."""
@@ -78,3 +79,10 @@ def test_attention_reads_what_it_wrote(name: str) -> None:
     whole = [part.transpose(0, 1)[None] for part in (q, *rounded)]
     expected = torch.ops.llmc.masked_attention(*whole, None, [], "k <= q", "0", 0.3, 0.0)
     torch.testing.assert_close(found, expected[0].transpose(0, 1))
+
+
+@pytest.mark.parametrize("name", CACHE_FORMATS)
+def test_the_runtime_counts_the_bytes_that_are_stored(name: str) -> None:
+    dtype = CACHE_FORMATS[name]
+    elements = 3 * (stored_width(20, dtype) + stored_width(24, dtype))
+    assert CacheSpec(3, 20, 24, name).token_bytes == elements * dtype.itemsize
