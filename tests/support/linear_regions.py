@@ -218,7 +218,7 @@ class Made:
             self.given["weight", name] = part.contiguous().reshape(-1).view(torch.uint8)
         for name, size, draft in emit_rearrangement(weight):
             source, target = self.given["weight", name], torch.full((size,), 0xA5, dtype=torch.uint8)
-            done = self._launch(draft, {"source": source, "target": target})
+            done = self.launch(draft, {"source": source, "target": target})
             done.assert_written_once(done_view(draft, target))
             self.given["weight", name] = target
 
@@ -229,7 +229,7 @@ class Made:
         done: list[Launch] = []
         for draft in self.drafts():
             if draft.when.holds(sizes):
-                done.append(self._launch(draft, {}))
+                done.append(self.launch(draft, {}))
                 self.launched.append(draft.kernel.comment)
         assert done, "no launch serves the rows"
         outputs = [self.target] if self.target else [part.target for part in self.region.parts if part.target]
@@ -238,7 +238,8 @@ class Made:
             if not any(role == "store" for role, _ in self.case.heads):
                 done[-1].assert_written_once(array)
 
-    def _launch(self, draft: Draft, special: dict[str, torch.Tensor]) -> Launch:
+    def launch(self, draft: Draft, special: dict[str, torch.Tensor]) -> Launch:
+        """Run one launch; `special` holds the arguments of a kind of which there is one."""
         kernel = load_kernels(module_text({"kernel": draft.kernel}, "A linear."))
         sizes = {"T": self.case.rows, "R": self.case.rows, "B": 1}
         arguments = [
