@@ -25,7 +25,11 @@ from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, R
 from llmc.codegen.repeats import Loop
 from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear, linear_key
 from llmc.codegen.target import Target
+from llmc.codegen.torch_host import computes_by_row
 from llmc.ir.model import Model
+
+_TORCH_CALL, _TORCH_ROW = 30e-6, 15e-6
+"""Seconds of a call of torch, and of each further row that it computes by itself: for one op on a core of a Zen 4."""
 
 
 def describe(
@@ -66,7 +70,10 @@ def describe(
             )
             cost = region_cost(nodes_of(region, nodes), model)
             rows = R if _on_logits(region) else T
-            works[function] = {name: _work(cost, rows, choices, sizes, target) for name, sizes in STEPS.items()}
+            works[function] = {
+                name: _work(cost, rows, choices, sizes, target, _waiting(region, sizes))
+                for name, sizes in STEPS.items()
+            }
         records.append(
             RegionRecord(region.name, function, region.origin, tuple(region.nodes), _on_logits(region), works[function])
         )
@@ -93,7 +100,15 @@ def _lines(text: str) -> dict[str, int]:
     return found
 
 
-def _work(cost: Cost, rows: Expr, choices: Sequence[Choice], sizes: StepSizes, target: Target) -> Work:
+def _waiting(region: Region, sizes: StepSizes) -> float:
+    """Seconds that go by in calling torch."""
+    if not isinstance(region, TorchRegion):
+        return 0.0
+    rows = {"T": sizes.tokens, "R": sizes.rows, "": 1}[region.domain] if computes_by_row(region.call) else 1
+    return _TORCH_CALL + _TORCH_ROW * (rows - 1)
+
+
+def _work(cost: Cost, rows: Expr, choices: Sequence[Choice], sizes: StepSizes, target: Target, waiting: float) -> Work:
     def value(expr: Expr) -> float:
         return at(expr, tokens=sizes.tokens, rows=sizes.rows, sequences=sizes.sequences, context=sizes.context)
 
@@ -102,7 +117,7 @@ def _work(cost: Cost, rows: Expr, choices: Sequence[Choice], sizes: StepSizes, t
     for choice in choices:
         if VariantUse(choice.variant, *choice.m_range, ()).serves(count):
             bound = max(bound, value(choice.predicted_seconds.subs(M, count)))
-    return Work(value(cost.bytes), value(cost.operations), bound)
+    return Work(value(cost.bytes), value(cost.operations), bound + waiting)
 
 
 def nodes_of(region: Region, nodes: dict[str, fx.Node]) -> list[fx.Node]:

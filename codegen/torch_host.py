@@ -36,6 +36,11 @@ EXACT = frozenset({
 """Ops that move, compare or choose elements, or round once as IEEE says: all ways to do them give equal bits."""
 
 
+def computes_by_row(call: TorchCall) -> bool:
+    """Whether a call is computed row after row, not for all rows at once."""
+    return bool(call.rows) and not all(_is_exact(node) for node in call.module.graph.nodes)
+
+
 class TorchHost:
     """Computes the calls of one program; implements `llmc.runtime.host.Host`."""
 
@@ -75,7 +80,7 @@ class _Prepared:
         given = [node for node in nodes if node.op == "placeholder"]
         self.dtypes = [_dtype(node) for node in given[: len(call.inputs)]]
         self.counted = len(given) > len(call.inputs)
-        self.whole = not call.rows or all(_is_exact(node) for node in nodes)
+        self.by_row = computes_by_row(call)
 
     def views(self, addresses: Sequence[int], tokens: int, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Inputs and outputs where they lie."""
@@ -88,7 +93,11 @@ class _Prepared:
         if not count:
             return
         inputs, outputs = self.views(addresses, tokens, rows)
-        if self.whole:
+        given = zip(
+            inputs, self.call.inputs, self.dtypes, strict=True
+        )  # weights and the like are the same for all rows
+        inputs = [view.to(dtype).contiguous() if at.row_axis is None else view for view, at, dtype in given]
+        if not self.by_row:
             self._compute(inputs, outputs, count)
             return
         for row in range(count):
@@ -96,8 +105,8 @@ class _Prepared:
 
     def _compute(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], count: int) -> None:
         given = [
-            view.to(dtype, copy=True, memory_format=torch.contiguous_format)
-            for view, dtype in zip(inputs, self.dtypes, strict=True)
+            view if at.row_axis is None else view.to(dtype, copy=True, memory_format=torch.contiguous_format)
+            for view, at, dtype in zip(inputs, self.call.inputs, self.dtypes, strict=True)
         ]
         results = self.call.module(*given, *([count] if self.counted else []))
         for view, result in zip(outputs, results, strict=True):
