@@ -72,7 +72,7 @@ class _Tiles:
         self.rounded, self.raw = rounded, raw
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
-            weight_bits=form.bits, matrix_units=form.multiplied != "float32",
+            weight_bits=form.bits, matrix_units=form.multiplied != "float32", most_barriers=3,
         )  # fmt: skip
         self.tile = Tile(tiling.batch, tiling.owned)
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit

@@ -68,6 +68,7 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
         a_weight = len(loop.body) / weights if weights else float("inf")
     findings = [
         *_of_the_kernel(binary, machine, level),
+        *_of_the_barriers(machine, loop, traits),
         *_of_the_loop(loop, traits, a_weight, in_flight),
         *_of_the_wait(binary, traits),
     ]
@@ -127,12 +128,17 @@ def _of_the_kernel(binary: Binary, machine: Machine, level: str) -> Iterator[str
         yield f"{len(machine.instructions)} instructions: a loop was unrolled beyond the cache of instructions"
 
 
+def _of_the_barriers(machine: Machine, loop: Loop | None, traits: Traits) -> Iterator[str]:
+    if loop is None or (traits.most_barriers and len(loop.body) == len(machine.instructions)):
+        return  # those of an unrolled loop are as many as its rounds have, and nothing tells how many these are
+    if (count := loop.counts["BAR"]) > traits.most_barriers:
+        yield f"{count} barriers in the inner loop, at most {traits.most_barriers} are expected"
+
+
 def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: int) -> Iterator[str]:
     if loop is None:
         return
     counts = loop.counts
-    if counts["BAR"] > traits.most_barriers:
-        yield f"{counts['BAR']} barriers in the inner loop, at most {traits.most_barriers} are expected"
     if traits.matrix_units and not any(
         item.name in ("HMMA", "HGMMA", "QGMMA", "IMMA", "UTCHMMA", "UTCQMMA") for item in loop.body
     ):

@@ -17,7 +17,7 @@ from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.kernel import Draft, Ref, module_text
 from llmc.codegen.triton.packed import PackedWeight
 from llmc.ir.ops import ACTIVATIONS, layer_norm, rms_norm, rope
-from llmc.ir.packed_formats import pack, padded_columns, tile_count, unpack
+from llmc.ir.packed_formats import FORMATS, pack, padded_columns, tile_count, unpack
 from llmc.runtime.program import CacheSpec
 
 TYPES = {
@@ -74,9 +74,7 @@ class Made:
         case = self.case
         self.random = torch.Generator().manual_seed(case.n * 7 + case.k + case.rows)
         self.total = case.rows + 2 if case.indirect else case.rows
-        weight = torch.randn(case.n, case.k, generator=self.random) / case.k**0.5
-        self.parts = pack(weight, case.format)
-        self.weight = unpack(self.parts, case.format, case.n, case.k)
+        self._pack()
         self.slots = torch.randperm(3 * BLOCK, generator=self.random)[: case.rows]
         self.given["step", "slots"] = self.slots
         self.given["step", "rows"] = torch.randperm(self.total, generator=self.random)[: case.rows]
@@ -93,6 +91,12 @@ class Made:
                 shape = (3, heads.get(role, 1), BLOCK, case.head_size)
                 self.given["cache", role] = torch.full(shape, torch.nan, dtype=dtype)
         self.region = self._region()
+
+    def _pack(self) -> None:
+        case = self.case
+        weight = torch.randn(case.n, case.k, generator=self.random) / case.k**0.5
+        self.parts = pack(weight, case.format)
+        self.weight = unpack(self.parts, case.format, case.n, case.k)
 
     def tensor(self, rows: int, width: int) -> tuple[View, torch.Tensor]:
         """Random rows of the arena."""
@@ -327,6 +331,13 @@ class Made:
             else:
                 found = self.arrays[part.target.buffer.key].view(case.rows, -1, case.head_size)[:, head]  # type: ignore[union-attr]
             compare(found, values, near)
+
+
+class Outline(Made):
+    """A case without its weight, to be compiled and not to be run: it may be large."""
+
+    def _pack(self) -> None:
+        self.parts = [torch.empty(0) for _ in FORMATS[self.case.format].parts]
 
 
 def done_view(draft: Draft, target: torch.Tensor) -> torch.Tensor:
