@@ -82,6 +82,15 @@ def waits(flag, o):
         tl.atomic_xchg(flag, 1)
 
 @triton.jit
+def spins(flag, o):
+    if tl.program_id(0) == 0:
+        while tl.atomic_add(flag, 0) == 0:
+            pass
+        tl.store(o, 1)
+    else:
+        tl.atomic_xchg(flag, 1)
+
+@triton.jit
 def atomics(x, o, OP: tl.constexpr, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     value = tl.load(x + i)
@@ -249,6 +258,13 @@ def test_waiting_for_another_program_is_refused_where_it_would_hang() -> None:
     launch(kernels.waits, 2, flag, o, order="backward")
     with pytest.raises(RuntimeError, match="no program before it wrote"):
         launch(kernels.waits, 2, flag.zero_(), o, order="forward")
+
+
+def test_a_loop_that_waits_for_another_program_ends() -> None:
+    flag, o = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    launch(kernels.spins, 2, flag, o, order="backward")
+    with pytest.raises(RuntimeError, match="does it wait in a loop"):
+        launch(kernels.spins, 2, flag.zero_(), o, order="forward")
 
 
 FOLDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

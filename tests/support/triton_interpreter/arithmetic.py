@@ -12,7 +12,7 @@ import numpy as np
 import triton.language as tl
 from support.triton_interpreter.formats import Array, fused, is_held_as_bits, narrow, to_integer, to_tf32, widen
 from support.triton_interpreter.values import Value
-from triton._C.libtriton import ir  # type: ignore[attr-defined]
+from triton._C.libtriton import ir
 from triton.runtime import interpreter as stock
 
 Operation = Callable[..., Array]
@@ -110,7 +110,7 @@ def _logical_right(lhs: Array, rhs: Array) -> Array:
     return np.right_shift(lhs.view(unsigned), rhs.astype(unsigned)).view(lhs.dtype)
 
 
-class Arithmetic(stock.InterpreterBuilder):  # type: ignore[misc]
+class Arithmetic(stock.InterpreterBuilder):
     """The interpreter's builder with arithmetic of the GPU's formats."""
 
     create_fadd, create_fsub = _floating(np.add), _floating(np.subtract)

@@ -5,11 +5,13 @@ The interpreter holds bfloat16 as uint16 and 8-bit floats as uint8. `widen` turn
 what lies beyond the largest finite value, infinity included, becomes that value.
 """
 
+from typing import Any
+
 import numpy as np
 import triton.language as tl
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 

@@ -160,21 +160,20 @@ def launch(
     programs, order = _ordered(sizes, order, name)
     builder = stock.interpreter_builder
     races = Races(builder.place, unordered, _written.get(kernel.fn, ()))
-    builder.arguments, builder.races, builder.kernel = arguments, races, name
+    builder.open(name, arguments, races)
     builder.set_grid_dim(*sizes)
     function = _function(kernel)
     with language(), np.errstate(all="ignore"):
         values = {key: value if key in constants else _value(value, key, by_name) for key, value in bound.items()}
         try:
             for program in programs:
-                builder.grid_idx = program
-                races.begin(program)
+                builder.begin(program)
                 function(**values)
         except Exception as error:
             error.add_note(f"{name}: program {builder.grid_idx} of grid {sizes}, programs in order {order!r}")
             raise
         finally:
-            builder.arguments, builder.kernel = (), ""
+            builder.arguments = ()
     _written.setdefault(kernel.fn, set()).update(races.written)
     return Launch(name, order, len(programs), arguments, races)
 

@@ -13,10 +13,14 @@ from support.triton_interpreter.arithmetic import Arithmetic, numpy_type
 from support.triton_interpreter.formats import Array, narrow, widen
 from support.triton_interpreter.races import Races, Region
 from support.triton_interpreter.values import Value
-from triton._C.libtriton import ir  # type: ignore[attr-defined]
+from triton._C.libtriton import ir
 
 _POISON = {"bf16": 0x7FC0, "fp8e4nv": 0x7F, "fp8e5": 0x7F}
 """NaN of the formats that are held as bits."""
+
+
+SPINS = 2000
+"""Atomic operations of a program after which it is taken to wait for another, which cannot run meanwhile."""
 
 
 class Argument:
@@ -32,7 +36,7 @@ class Argument:
         self.size: int = (last + 1) * tensor.element_size() if tensor.numel() else 0
         self.region = Region(self.start, self.size, tensor.element_size())
         memory = (ctypes.c_uint8 * self.size).from_address(self.start)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
+        self._bytes: NDArray[np.uint8] = np.ctypeslib.as_array(memory)
         self._views: dict[np.dtype, Array] = {np.dtype(np.uint8): self._bytes}
 
     def view(self, dtype: np.dtype) -> Array:
@@ -81,6 +85,7 @@ class Memory(Arithmetic):
     arguments: Sequence[Argument] = ()
     races: Races
     kernel = ""
+    _spins = 0
 
     def _located(self, ptr: Value, addresses: NDArray[np.uint64], what: str) -> list[tuple[Any, Access]]:
         """Where addresses lie: pairs of a selection of the addresses and the access that they make.
@@ -129,6 +134,16 @@ class Memory(Arithmetic):
         if (offsets & (size - 1)).any() or argument.start & (size - 1):
             raise IndexError(f"{self.place()}: {what} of {size} bytes at an address of {argument} that is not aligned")
         return Access(argument, dtype, offsets >> (size.bit_length() - 1))
+
+    def open(self, kernel: str, arguments: Sequence[Argument], races: Races) -> None:
+        """A launch begins."""
+        self.kernel, self.arguments, self.races = kernel, arguments, races
+
+    def begin(self, program: tuple[int, int, int]) -> None:
+        """A program begins."""
+        self.grid_idx = program
+        self._spins = 0
+        self.races.begin(program)
 
     def place(self) -> str:
         """The kernel and the program that runs, for messages."""
@@ -226,6 +241,9 @@ class Memory(Arithmetic):
         return Value(matched, tl.int1)
 
     def _atomic(self, ptr: Value, mask: Any, val: Value, sem: Any, update: Callable[..., Array]) -> Value:
+        self._spins += 1
+        if self._spins > SPINS:
+            raise RuntimeError(f"{self.place()}: {SPINS} atomic operations in one program: does it wait in a loop?")
         element = ptr.get_element_ty()
         dtype = numpy_type(element)
         addresses = ptr.data.reshape(-1)

@@ -7,7 +7,7 @@ import triton.language as tl
 from support.triton_interpreter.formats import Array, fused, narrow, widen
 from support.triton_interpreter.ptx_machine import NUMBER_TYPES, Machine, Step, number_type, only
 from support.triton_interpreter.ptx_text import Instruction, PtxError
-from triton._C.libtriton import interpreter as native  # type: ignore[attr-defined]
+from triton._C.libtriton import interpreter as native
 
 _SMALL = {"f16": tl.float16, "bf16": tl.bfloat16}
 _MODIFIERS = ("rn", "ftz", "relu", "sat", "NaN", "approx", "full")

@@ -17,7 +17,8 @@ Tensors = tuple[tl.tensor, ...]
 
 
 def _combining(function: Any) -> Callable[..., Any]:
-    return getattr(function, "fn", function)
+    found: Callable[..., Any] = getattr(function, "fn", function)
+    return found
 
 
 def _direct(name: str) -> set[str]:

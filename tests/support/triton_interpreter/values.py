@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from support.triton_interpreter.memory import Argument
 
 
-class Value(stock.TensorHandle):  # type: ignore[misc]
+class Value(stock.TensorHandle):
     """A block of values. Replaces the interpreter's handle, whose checks in each construction cost more than its work.
 
     `argument` is the tensor argument that pointers were computed from, None for other values and unknown origin.
