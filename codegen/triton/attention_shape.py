@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from llmc.codegen.regions import Attention
 from llmc.codegen.target import Target
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of an element of the cache."""
 LEAST_KEYS = 128
 """Keys that are worth a program of their own."""

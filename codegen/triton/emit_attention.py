@@ -20,7 +20,7 @@ from llmc.codegen.triton.attention_shape import (
     split_counts,
 )
 from llmc.codegen.triton.context import Context
-from llmc.codegen.triton.emit_cache import ELEMENTS
+from llmc.codegen.triton.emit_cache import ELEMENTS, SCALED, emit_scaled_stores
 from llmc.codegen.triton.emit_mask import Formula
 from llmc.codegen.triton.kernel import Draft, KernelText, offset
 from llmc.runtime.cuda.plan import ONE, Extent, When
@@ -30,7 +30,8 @@ _LOG2E = 1.4426950408889634
 
 def emit_attention(region: Attention, context: Context) -> list[Draft]:
     """The launches of one region."""
-    return [*_Decode(region, context).drafts(), *_Prefill(region, context).drafts()]
+    kernels = [*_Decode(region, context).drafts(), *_Prefill(region, context).drafts()]
+    return [*emit_scaled_stores(region.layer, context), *kernels]
 
 
 class _Kernel:
@@ -102,12 +103,22 @@ class _Kernel:
             f"column = tl.arange(0, {shape.key_width})",
             f"value_column = {'column' if same else f'tl.arange(0, {shape.value_width})'}",
             f"queries = tl.load({self.address(region.query, 'query', 'head', 'column')}{guard})",
-            f"queries = (queries.to(tl.float32) * {factor!r}).to({self.cache('k')}.dtype.element_ty)",
+            f"queries = (queries.to(tl.float32) * {factor!r}).to({self.multiplied})",
         )
 
     def cache(self, name: str) -> str:
         """The parameter of the cache's keys ("k") or values ("v")."""
         return self.text.cache(name, self.region.layer, ELEMENTS[self.spec.dtype])
+
+    @property
+    def multiplied(self) -> str:
+        """The type in which queries meet keys, and weights values."""
+        return "tl.bfloat16" if self.scaled else f"{self.cache('k')}.dtype.element_ty"
+
+    @property
+    def scaled(self) -> bool:
+        """Whether keys and values are bytes with a scale."""
+        return self.spec.dtype in SCALED
 
     def start(self, groups: str) -> None:
         """The state before the first block, and what formulas need of the queries. groups: leading axes, as "4, "."""
@@ -131,11 +142,14 @@ class _Kernel:
         """
         region, shape, lines = self.region, self.shape, []
         size = self.context.block_size
-        lines.append(f"rows = (block * {region.key_heads} + key_head) * {size} + start % {size} + key")
+        lines.append(f"cached = (block * {region.key_heads} + key_head) * {size} + start % {size}")
         lines.append(f"block = {self.call('attention', 'block_at')}(table, {following}, stop, {size})")
         lines.append(f"k_position = (start + key)[{self.key_axes}]")
-        lines.append(f"keys = tl.load({self._tile('k', region.key_size, shape.key_width, 'column', '')})")
+        lines.append(f"keys = {self._load('k', region.key_size, shape.key_width, 'column', '')}")
         lines.append(f"scores = tl.dot(queries, tl.trans(keys{self.turned}){self.precision})")
+        if self.scaled:
+            scales = self.text.cache("k_scale", region.layer, "*fp32")
+            lines.append(f"scores *= tl.load({scales} + cached + key)[{self.key_axes}]")
         if region.softcap > 0:
             lines.append(f"scores = {self.call('attention', 'soft_cap')}(scores, {region.softcap!r})")
         if self.bias or (self.visible and visible):
@@ -145,10 +159,15 @@ class _Kernel:
         if visible:
             lines.append(f"scores = tl.where({visible}, scores, float('-inf'))")
         seen = f"(start + key < stop)[{self.row_axes}]" if visible else ""
-        tile = self._tile("v", region.value_size, shape.value_width, "value_column", seen)
-        lines.append(f"values = tl.load({tile})")
+        lines.append(f"values = {self._load('v', region.value_size, shape.value_width, 'value_column', seen)}")
+        scales = "None"
+        if self.scaled:
+            scales = self.text.cache("v_scale", region.layer, "*fp32")
+            guard = ", mask=start + key < stop, other=0.0" if visible else ""
+            lines.append(f"scales = tl.load({scales} + cached + key{guard})[{self.key_axes}]")
+            scales = "scales"
         add, precision = self.call("attention", "add_block"), '"ieee"' if shape.exact else "None"
-        lines.append(f"top, sums, acc = {add}(scores, values, top, sums, acc, {precision})")
+        lines.append(f"top, sums, acc = {add}(scores, values, {scales}, top, sums, acc, {precision})")
         self.text.add(*("    " + line for line in lines))
 
     key_axes = "None, :"
@@ -164,13 +183,19 @@ class _Kernel:
         """fp32 numbers are multiplied as such."""
         return ', input_precision="ieee"' if self.shape.exact else ""
 
-    def _tile(self, cache: str, size: int, width: int, column: str, seen: str) -> str:
-        """Address and mask of a block of keys or values; only rows that are `seen` are read, if that is not ""."""
+    def _load(self, cache: str, size: int, width: int, column: str, seen: str) -> str:
+        """A block of keys or values; only rows that are `seen` are read, if that is not ""."""
         columns = self.row_axes.replace(":", "None").removesuffix("None") + ":"
         masks = [seen] if seen else []
         masks += [f"({column} < {size})[{columns}]"] if size != width else []
-        guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
-        return f"{self.cache(cache)} + ((rows * {size})[{self.row_axes}] + {column}[{columns}]){guard}"
+        guard = f", mask={' & '.join(masks)}, other=0" if masks else ""
+        within = f"key[{self.row_axes}] * {size} + {column}[{columns}]"
+        text = f"tl.load({self.cache(cache)} + cached * {size} + ({within}){guard})"
+        if not self.scaled:
+            return text
+        library = "weights" if self.context.target.kind == "cuda" else "plain_weights"
+        function = "bytes_as_integers" if self.spec.dtype == "int8" else "fp8_as_numbers"
+        return f"{self.call(library, function)}({text})"
 
     def finish(self, head: str, real: str, indent: str = "", prefix: str = "") -> None:
         """The lines that turn `top`, `total` and `acc`, with a prefix, into the output of their rows."""

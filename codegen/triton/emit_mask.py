@@ -75,8 +75,13 @@ class Formula:
             name = "floor_divide" if isinstance(op, ast.FloorDiv) else "modulo"
             return f"{self._library(name, kind)}({a}, {b})", kind
         if isinstance(op, ast.Pow):
-            if kind == "int" and isinstance(right, ast.Constant) and right.value in (1, 2, 3):
-                return f"({' * '.join([a] * int(right.value))})", "int"
+            if (
+                kind == "int"
+                and isinstance(right, ast.Constant)
+                and isinstance(right.value, int)
+                and 0 < right.value < 4
+            ):
+                return f"({' * '.join([a] * right.value)})", "int"
             return f"{self.kernel.call('formulas', 'power')}({self._real(left)}, {self._real(right)})", "float"
         return f"({a} {_BINARY[type(op)]} {b})", kind
 

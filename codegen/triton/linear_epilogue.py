@@ -137,7 +137,7 @@ def put_head(
         rows = f", mask={sums.present}, other=0" if sums.present else ""
         store_cached(
             kernel, context, part.layer, part.role, slot=f"tl.load({slots} + {sums.row}{rows})", head=f"({head})",
-            column=element, value=value, mask=sums.inside or "True", axis=0,
+            row=sums.row, column=element, value=value, mask=sums.inside or "True",
         )  # fmt: skip
         return
     assert part.target is not None, "heads that are not cached are stored"

@@ -95,7 +95,8 @@ def emit_write(elements: Elements, op: RowOp, context: Context) -> None:
     lines = len(elements.kernel.lines)
     store_cached(
         elements.kernel, context, layer, role, slot=slot.name, head=heads[0] if heads else elements.group,
-        column=elements.column, value=_broadcast(elements, x.name), mask=elements.mask(BOTH) or "True", axis=1,
+        row=elements.row, column=elements.column, value=_broadcast(elements, x.name),
+        mask=elements.mask(BOTH) or "True",
     )  # fmt: skip
     elements.kernel.lines[lines:] = [elements.pad + line for line in elements.kernel.lines[lines:]]
 

@@ -124,8 +124,8 @@ CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 
 
 def cache_arrays(dtype: str) -> tuple[str, ...]:
-    """The arrays of a layer's cache; int8 has a scale (fp32) for each token and head."""
-    return ("k", "v", "k_scale", "v_scale") if dtype == "int8" else ("k", "v")
+    """The arrays of a layer's cache; eight bits have a scale (fp32) for each token and head."""
+    return ("k", "v", "k_scale", "v_scale") if CACHE_BYTES[dtype] == 1 else ("k", "v")
 
 
 @dataclass(frozen=True)

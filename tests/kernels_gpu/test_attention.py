@@ -37,6 +37,8 @@ CASES = {
     "tiny heads": Case(key_size=8, value_size=4, dtype=F16),
     "keys wider than values": Case(key_size=48, value_size=32),
     "fp32": Case(dtype=F32, heads=6),
+    "int8": Case(heads=6, key_size=20, value_size=24, dtype=torch.int8, scale=0.2),
+    "fp8": Case(heads=6, key_size=32, dtype=torch.float8_e4m3fn, mask="(k <= q) & (q - k < 40)", softcap=4.0),
     "window": Case(mask="(k <= q) & (q - k < 40)", dtype=F32),
     "narrow window": Case(mask="(k <= q) & (q - k < 3)", dtype=F32),
     "everything": Case(mask="True", dtype=F32),

@@ -16,6 +16,7 @@ from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_attention import emit_attention
 from llmc.codegen.triton.kernel import Ref, module_text
+from llmc.ir.cache_formats import format_of, stored_width
 from llmc.runtime.program import CacheSpec
 
 BLOCK_SIZE = 128
@@ -43,7 +44,7 @@ class Case:
     @property
     def tolerance(self) -> float:
         """What rounding of the weights may do, as a fraction of the greatest value; fp32 is off by sums' order."""
-        return {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}[self.dtype]
+        return {torch.float32: 2e-6, torch.float16: 2**-11}.get(self.dtype, 2**-8)
 
     def region(self) -> Attention:
         def weight(name: str, value: torch.Tensor) -> View:
@@ -58,6 +59,13 @@ class Case:
             tuple(weight(f"table_{number}", table) for number, table in enumerate(self.tables)),
             self.mask, self.bias, self.scale, self.softcap, (),
         )  # fmt: skip
+
+
+def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A cache of NaN; where numbers have a scale, it is the scale that is NaN."""
+    if dtype.itemsize > 1:
+        return torch.full(tuple(shape), torch.nan, dtype=dtype)
+    return torch.full(tuple(shape), 0x7F, dtype=torch.int8).view(dtype)
 
 
 @dataclass
@@ -86,10 +94,10 @@ class Sequences:
             self.blocks[row, :count] = [next(places) for _ in range(count)]
         # What was never written is NaN, in the layouts of the reference [block, token, head] and of the kernels.
         self.caches = [
-            torch.full((sum(used) + 1, BLOCK_SIZE, case.key_heads, size), torch.nan, dtype=case.dtype)
+            _unwritten((sum(used) + 1, BLOCK_SIZE, case.key_heads, stored_width(size, case.dtype)), case.dtype)
             for size in (case.key_size, case.value_size)
         ]
-        spec = CacheSpec(case.key_heads, case.key_size, case.value_size, str(case.dtype).removeprefix("torch."))
+        spec = CacheSpec(case.key_heads, case.key_size, case.value_size, format_of(case.dtype))
         context = Context(Target.preset(case.target), Crossovers(), (spec,), BLOCK_SIZE, 100)
         self.drafts = emit_attention(case.region(), context)
         self.module = load_kernels(module_text({d.kernel.kind: d.kernel for d in self.drafts}, "Attention."))
@@ -99,7 +107,8 @@ class Sequences:
         """Queries that the kernel does not round: a low-precision number over the factor that it multiplies them by."""
         case = self.case
         factor = case.scale * 1.4426950408889634 * (2 / case.softcap if case.softcap else 1)
-        return (queries.double() * factor).to(case.dtype).double().div(factor).float()
+        dtype = torch.bfloat16 if case.dtype.itemsize == 1 else case.dtype
+        return (queries.double() * factor).to(dtype).double().div(factor).float()
 
     def step(self, counts: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Take so many tokens of each sequence: what the kernels make of them, and what the definition does."""
@@ -120,42 +129,69 @@ class Sequences:
             torch.tensor(np.concatenate([made[i][slice(*span)] for made, span in zip(self.data, spans, strict=True)]))
             for i in range(3)
         )
+        before = self.paged()
         wanted = torch.ops.llmc.cached_attention(
             q, k, v, *self.caches, *step.values(), case.sinks, list(case.tables), case.mask, case.bias, case.scale,
             case.softcap,
         )  # fmt: skip
         output = torch.full((len(positions), case.heads, case.value_size), torch.nan)
-        self._run(step, q, output)
+        # Caches with scales are filled by a kernel of their own, others by those before attention.
+        new = {"new_k_0": k.flatten(1), "new_v_0": v.flatten(1)}
+        self._run(step, {"query": q, "output": output, **new}, before if case.dtype.itemsize == 1 else self.paged())
         return output.numpy(), wanted.numpy()
 
-    def _run(self, step: dict[str, torch.Tensor], q: torch.Tensor, output: torch.Tensor) -> None:
-        sizes = {"T": len(q), "B": len(step["lengths"]), "R": 0, "M": step["blocks"].shape[1]}
-        paged = [cache.transpose(1, 2).contiguous() for cache in self.caches]
+    def _run(
+        self, step: dict[str, torch.Tensor], named: dict[str, torch.Tensor], paged: dict[str, torch.Tensor]
+    ) -> None:
+        sizes = {"T": len(named["query"]), "B": len(step["lengths"]), "R": 0, "M": step["blocks"].shape[1]}
 
         def argument(ref: Ref, type: str) -> object:
             if ref.buffer is not None:
-                return q if ref.buffer.key == 0 else output
+                return named[ref.buffer.name]
             found = ref.argument
             assert found is not None
             if found.kind == "size":
                 return sizes[found.name]
             if found.kind == "cache":
-                return paged["kv".index(found.name)]
+                return paged[found.name]
             if found.kind == "workspace":
                 return self.workspaces[found.name].view(ELEMENTS[type])
             if found.kind == "weight":
-                named = {f"table_{number}": table for number, table in enumerate(self.case.tables)}
-                value = named.get(found.name, self.case.sinks)
+                tables = {f"table_{number}": table for number, table in enumerate(self.case.tables)}
+                value = tables.get(found.name, self.case.sinks)
                 assert value is not None
                 return value.to(torch.uint8) if value.dtype == torch.bool else value
             return step[found.name]
 
-        (draft,) = (draft for draft in self.drafts if draft.when.holds(sizes))
-        grid = [extent.at(sizes) for extent in draft.grid]
-        if self.splits is not None and draft.kernel.kind == "attention_decode":
-            grid[1] = self.splits
-        kinds = (kind for _, kind in draft.kernel.parameters)
-        arguments = [argument(ref, kind) for ref, kind in zip(draft.kernel.refs, kinds, strict=True)]
-        done = launch(getattr(self.module, draft.kernel.kind), grid, *arguments)
-        done.assert_written_once(output)
-        self.launches.append(draft.kernel.kind)
+        for draft in self.drafts:
+            if not draft.when.holds(sizes):
+                continue
+            grid = [extent.at(sizes) for extent in draft.grid]
+            if self.splits is not None and draft.kernel.kind == "attention_decode":
+                grid[1] = self.splits
+            kinds = (kind for _, kind in draft.kernel.parameters)
+            arguments = [argument(ref, kind) for ref, kind in zip(draft.kernel.refs, kinds, strict=True)]
+            done = launch(getattr(self.module, draft.kernel.kind), grid, *arguments)
+            if draft.kernel.kind == "cache":
+                self._check_stored(paged)
+            else:
+                done.assert_written_once(named["output"])
+            self.launches.append(draft.kernel.kind)
+
+    def paged(self) -> dict[str, torch.Tensor]:
+        """The caches as kernels hold them, by name."""
+        if self.case.dtype.itemsize > 1:
+            return {name: cache.transpose(1, 2).contiguous() for name, cache in zip("kv", self.caches, strict=True)}
+        found: dict[str, torch.Tensor] = {}
+        for name, cache in zip("kv", self.caches, strict=True):
+            data = cache.view(torch.int8).transpose(1, 2).contiguous()
+            numbers = data[..., :-2].contiguous()
+            flipped = numbers.view(torch.uint8) ^ (128 if self.case.dtype == torch.int8 else 0)
+            found[name] = flipped
+            found[f"{name}_scale"] = data[..., -2:].contiguous().view(torch.bfloat16).float()[..., 0].contiguous()
+        return found
+
+    def _check_stored(self, paged: dict[str, torch.Tensor]) -> None:
+        """What a launch has stored is, bit for bit, what the definition has."""
+        for name, wanted in self.paged().items():
+            assert torch.equal(paged[name].nan_to_num(-1.0), wanted.nan_to_num(-1.0)), name

@@ -57,8 +57,11 @@ def soft_cap(scores, CAP: tl.constexpr):
 
 
 @triton.jit
-def add_block(scores, values, top, sums, acc, PRECISION: tl.constexpr):
-    """The state after a block of keys: scores [..., rows, keys], values [..., keys, width]."""
+def add_block(scores, values, scales, top, sums, acc, PRECISION: tl.constexpr):
+    """The state after a block of keys: scores [..., rows, keys], values [..., keys, width].
+
+    scales: None, or what values are multiplied by, [..., 1, keys].
+    """
     axis: tl.constexpr = len(scores.shape) - 1
     next_top = tl.maximum(top, tl.max(scores, axis))
     keep = tl.exp2(top - next_top)
@@ -67,6 +70,8 @@ def add_block(scores, values, top, sums, acc, PRECISION: tl.constexpr):
         sums = sums * tl.expand_dims(keep, axis) + weights
     else:
         sums = sums * keep + tl.sum(weights, axis)
+    if scales is not None:
+        weights *= scales
     acc = tl.dot(weights.to(values.dtype), values, acc * tl.expand_dims(keep, axis), input_precision=PRECISION)
     return next_top, sums, acc
 
