@@ -45,7 +45,8 @@ _WHOLE: dict[str, Callable[[Elements, RowOp, Context], None]] = {
 def emit_rows(region: RowRegion, context: Context) -> list[Draft]:
     """The launch of one region."""
     passes = passes_of(region.ops)
-    warps = max(_warps(one, split=len(passes) == 1) for one in passes)
+    alone = len(passes) == 1 and all(map(shape_of, passes[0].ops))  # numbers of a row are stored by one program
+    warps = max(_warps(one, split=alone) for one in passes)
     kernel = KernelText("rows", " ".join(dict.fromkeys(op.op for op in region.ops)), warps=warps, pdl=context.pdl)
     if context.pdl:
         kernel.add("tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()")
@@ -56,7 +57,7 @@ def emit_rows(region: RowRegion, context: Context) -> list[Draft]:
     if any(view.indirect for view in views):
         kernel.add(f"wanted = tl.load({kernel.step('rows')} + row)")
     names = count()
-    if len(passes) == 1:
+    if alone:
         blocks = emit_pass(Elements(kernel, passes[0], "row" if symbol else "", names), context, split=True)
         return [Draft(kernel, (Extent(symbol), Extent(times=blocks), ONE), When(symbol))]
     for number, (one, waits) in enumerate(zip(passes, barriers(passes), strict=True)):

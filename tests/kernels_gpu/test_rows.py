@@ -354,6 +354,17 @@ def test_what_follows_on_the_same_elements_stays_in_registers() -> None:
     close(rows, share, rows.read(total) / rows.read(total).sum(-1, keepdim=True), 1e-5)
 
 
+def test_numbers_that_come_of_a_row_are_computed_after_it() -> None:
+    rows = Rows(rows=2)
+    x, sizes, safe, share = rows.tensor([9]), rows.new([None, 1]), rows.new([None, 1]), rows.new([None, 9])
+    rows.op("sum", [x], sizes, size=9)
+    rows.op("add", [sizes, Scalar(100.0, "f32")], safe)
+    rows.op("div", [x, safe], share)
+    rows.run()
+    a = rows.read(x)
+    close(rows, share, a / (a.sum(-1, keepdim=True) + 100))
+
+
 def test_a_barrier_stands_where_elements_of_other_threads_are_read() -> None:
     rows = Rows(rows=2)
     x = rows.tensor([12])
@@ -375,6 +386,17 @@ def test_wide_rows_are_split_over_programs() -> None:
     draft = rows.run()
     assert draft.grid[1].at({"T": 2}) == 5
     close(rows, out, rows.read(x).tanh())
+
+
+def test_a_number_beside_a_wide_row_is_stored_by_one_program() -> None:
+    rows = Rows(rows=2)
+    positions = rows.step("positions", torch.tensor([3, 40]))
+    x, number, out = rows.tensor([5000]), rows.new([None]), rows.new([None, 5000])
+    rows.op("copy", [positions], number)
+    rows.op("mul", [x, View(number.buffer, axes(number, None, (1, 0)).axes)], out)
+    draft = rows.run()
+    assert draft.grid[1].at({"T": 2}) == 1
+    close(rows, out, rows.read(x) * torch.tensor([[3.0], [40.0]]), 0)
 
 
 def test_dependent_launches_wait_before_anything_else() -> None:
