@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from support.interpreted_device import InterpretedDevice
+from support.native_artifact import tokenizer_json
 from support.tiny_gpu_program import BLOCK, CHOOSING, PLAN, TEXT, V, batch, expected, weights
 
 from llmc.errors import NumericsGateFailed
@@ -15,6 +16,7 @@ from llmc.runtime.decoding import Continuation, Decoder
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
+from llmc.runtime.tokenizer import Tokenizer
 
 
 def make(plan: Plan, blocks: int = 8) -> tuple[GpuProgram, InterpretedDevice]:
@@ -174,6 +176,19 @@ def test_what_the_device_cannot_tell_is_chosen_on_the_host() -> None:
         (have,), (want,) = model.generate([[1, 2]], params), host.generate([[1, 2]], params)
         assert (have.token_ids, have.logprobs) == (want.token_ids, want.logprobs)
     assert "choose_0" not in device.launches
+
+
+def test_a_stop_text_ends_a_sequence_among_tokens_that_were_made() -> None:
+    program, device = make(CHOOSING)
+    model = Session(program, ModelFacts(V), Ranges(64, 4, 64), Tokenizer(tokenizer_json().decode()), block_size=BLOCK)
+    drawn = {"temperature": 2000.0, "seed": 5}
+    (free, neighbour) = model.generate(["abc", "de"], SamplingParams(max_new_tokens=12, **drawn))
+    stop = free.text[2:5]
+    params = [SamplingParams(max_new_tokens=12, stop=(stop,), **drawn), SamplingParams(max_new_tokens=12, **drawn)]
+    stopped, other = model.generate(["abc", "de"], params)
+    assert (stopped.text, stopped.finish_reason) == (free.text[: free.text.index(stop)], "stop")
+    assert other.token_ids == neighbour.token_ids
+    assert device.launches["choose_0"] > 0 and model.blocks_in_use == 0
 
 
 def test_the_stream_gives_tokens_of_all_prompts_in_turn() -> None:
