@@ -70,9 +70,10 @@ class _Tiles:
     ) -> None:
         self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
         self.rounded, self.raw = rounded, raw
+        few = form.bits if rounded is None else 0  # with more rows it is not the reading of weights that takes time
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
-            weight_bits=form.bits, matrix_units=form.multiplied != "float32", most_barriers=3,
+            weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
         )  # fmt: skip
         self.tile = Tile(tiling.batch, tiling.owned)
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit

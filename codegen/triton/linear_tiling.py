@@ -42,7 +42,12 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
 
 
 def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
-    """The tile for many rows, of which several programs have a block each."""
+    """The tile for many rows, of which several programs have a block each: 128 rows of the weight by 64, where 512
+    rows of activations make a program for every multiprocessor of them, else 64 by 64.
+    """
     if form.multiplied == "float32":
         return Tiling(32, 1, 32, WARPS, 2, blocks=True)
+    large = 128 // owned.sets
+    if owned.count * 512 // (large * 64) >= 0.9 * target.cores:
+        return Tiling(large, 1, 64, 2 * WARPS, 3, blocks=True)
     return Tiling(64 // owned.sets, 1, 64, WARPS, 3, blocks=True)

@@ -21,6 +21,11 @@ def test_each_format_in_matrix_units(format: str, rows: int) -> None:
     assert VARIANTS[rows] in launched[-1]
 
 
+@pytest.mark.parametrize("case", [Case(), Case(format="int4", gate="silu")])
+def test_large_tiles(case: Case) -> None:
+    check(Case(**(vars(case) | {"n": 3900 if case.gate else 1950, "k": 64, "rows": 66})))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("format", FLOATS)
 def test_floats_on_ordinary_lanes(format: str, rows: int) -> None:
