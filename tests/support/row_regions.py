@@ -130,3 +130,10 @@ class Rows:
 def axes(view: View, *sizes_and_strides: tuple[int, int] | None) -> View:
     """The same buffer with other axes; None is the row axis."""
     return View(view.buffer, tuple(Axis(None, 0) if a is None else Axis(*a) for a in sizes_and_strides), view.offset)
+
+
+def close(rows: Rows, view: View, wanted: torch.Tensor, error: float = 2e-6) -> None:
+    """Hold the elements of a value against what they should be."""
+    found = rows.read(view)
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted.to(found.dtype), rtol=error, atol=error, equal_nan=True)
