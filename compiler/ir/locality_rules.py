@@ -29,7 +29,8 @@ _POINTWISE = {
     aten.pow.Tensor_Scalar, aten.alias.default, aten.detach.default, aten.contiguous.default, aten.isin.Tensor_Scalar,
     aten.full_like.default, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default,
     aten.nan_to_num.default, aten.softplus.default, aten.polar.default, aten.complex.default, aten.expand_as.default,
-    aten.type_as.default, dialect.gated_act.default,
+    aten.type_as.default, aten.hardswish.default, aten.floor_divide.default, aten.log_sigmoid.default,
+    dialect.gated_act.default,
 }  # fmt: skip
 
 
@@ -214,6 +215,18 @@ def _one_hot(walk: Labels, node: fx.Node) -> Tensor:
     return walk.full(node.args[0])[..., None].expand(walk.shape(node))
 
 
+def _is_in(walk: Labels, node: fx.Node) -> Tensor:
+    if walk.label(node.args[1]) is not None:
+        raise Mixes("it looks for values among those of tokens")
+    return walk.full(node.args[0])
+
+
+def _log_sigmoid(walk: Labels, node: fx.Node) -> list[Tensor]:
+    # The second result is scratch memory.
+    scratch = node.meta["val"][1].shape
+    return [walk.full(node.args[0]), torch.full([walk.concrete(size) for size in scratch], SHARED)]
+
+
 def _complex(walk: Labels, node: fx.Node) -> Tensor:
     label = walk.full(node.args[0])
     if node.target is aten.view_as_complex.default:
@@ -317,6 +330,11 @@ RULES: dict[object, Rule] = {
     aten._log_softmax.default: _along(),
     aten.cumsum.default: _along(),
     aten.cumprod.default: _along(),
+    aten.cummax.default: _along(),
+    aten.cummin.default: _along(),
+    aten.logcumsumexp.default: _along(),
+    aten.kthvalue.default: _reduced(2, 3),
+    aten.median.dim: _reduced(),
     aten.sort.default: _along(),
     aten.argsort.default: _along(),
     aten.topk.default: _along(2),
@@ -345,6 +363,8 @@ RULES: dict[object, Rule] = {
     aten.scatter.value: _scattered,
     aten.scatter_add.default: _scattered,
     aten.one_hot.default: _one_hot,
+    aten.isin.Tensor_Tensor: _is_in,
+    aten.log_sigmoid_forward.default: _log_sigmoid,
     aten.view_as_complex.default: _complex,
     aten.view_as_real.default: _complex,
 }

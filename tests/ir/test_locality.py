@@ -47,6 +47,11 @@ def labels(model: Model, tokens: int = LENGTH) -> list[Tensor | None]:
 
 ALLOWED: dict[str, Callable[..., Any]] = {
     "pointwise ops": lambda m, x, p: torch.tanh(x) * x + 1,
+    "pointwise ops without the tag": lambda m, x, p: functional.hardswish(x) + functional.logsigmoid(x) + (x // 0.5),
+    "members of a table": lambda m, x, p: x * torch.isin(p, m.order)[:, None],
+    "orders of features": lambda m, x, p: (
+        x.cummax(-1).values + x.logcumsumexp(-1) + x.kthvalue(2, -1).values[:, None] + x.median(-1, keepdim=True).values
+    ),
     "casts and fills": lambda m, x, p: x.double().float() + torch.zeros_like(x),
     "weights": lambda m, x, p: x * m.weight[0] + m.table[3],
     "positions": lambda m, x, p: x + p[:, None],
@@ -119,6 +124,12 @@ MIXING: dict[str, tuple[Callable[..., Any], str]] = {
         "aten.add.Tensor: it combines tokens 1 and 0",
     ),
     "sort of tokens": (lambda m, x, p: x.sort(dim=0).values, "aten.sort: it reduces over tokens 0 and 4"),
+    "median token": (lambda m, x, p: x - x.median(0).values, "aten.median.dim: it reduces over tokens 0 and 4"),
+    "largest token so far": (lambda m, x, p: x.cummax(0).values, "aten.cummax: it reduces over tokens 0 and 4"),
+    "values among those of tokens": (
+        lambda m, x, p: x * torch.isin(p * 0, p)[:, None],
+        "aten.isin.Tensor_Tensor: it looks for values among those of tokens",
+    ),
     "flip of tokens": (lambda m, x, p: x + x.flip(0), "aten.add.Tensor: it combines tokens 0 and 4"),
     "roll of tokens": (lambda m, x, p: x * x.roll(1, 0), "aten.mul.Tensor: it combines tokens 0 and 4"),
     "roll of all": (lambda m, x, p: x * x.roll(1), "aten.mul.Tensor: it combines tokens 0 and 4"),
