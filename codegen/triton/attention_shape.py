@@ -61,7 +61,8 @@ def decode_tile(shape: AttentionShape, target: Target) -> Tile:
     """The tile of one token's query heads: enough blocks in flight to read at the speed of memory."""
     block = 64 * (shape.key_width + shape.value_width) * shape.element
     stages = min(5, 2 + -(-_IN_FLIGHT // block))
-    return _fitting(shape, Tile(16, 64, 4, stages), stages - 1, target)
+    warps = 8 if shape.exact and shape.key_width > 64 else 4
+    return _fitting(shape, Tile(16, 64, warps, stages), stages - 1, target)
 
 
 def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
@@ -80,8 +81,9 @@ def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) ->
     """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them."""
     block = tile.keys * (shape.key_width + shape.value_width) * shape.element
     queries = tile.rows * shape.key_width * shape.element
-    room = max(1, (SHARED_BYTES[target.level] - queries) // block)
-    return replace(tile, stages=max(2, tile.stages - max(0, buffers - room)))
+    turned = 40 << 10 if shape.exact else 8 << 10 if shape.value_width > 128 else 0  # for weights, from warp to warp
+    room = (SHARED_BYTES[target.level] - queries - turned) // block
+    return replace(tile, stages=max(1, tile.stages - max(0, buffers - room)))
 
 
 _IN_FLIGHT = 32 << 10

@@ -1,0 +1,107 @@
+"""Attention of steps in which sequences have several tokens: prompts, parts of prompts, and those mixed with others."""
+
+from llmc.codegen.regions import Attention
+from llmc.codegen.triton.attention_kernel import AttentionKernel, latest, plus
+from llmc.codegen.triton.attention_shape import attention_shape, prefill_tile
+from llmc.codegen.triton.context import Context
+from llmc.codegen.triton.kernel import Draft
+from llmc.runtime.cuda.plan import ONE, Extent, When
+
+
+class PrefillAttention(AttentionKernel):
+    """A program takes some tokens of one sequence, which it finds by its number."""
+
+    kind = "prefill"
+    within = "within[:, None] * {} + "
+
+    def __init__(self, region: Attention, context: Context) -> None:
+        shape = attention_shape(region, context.caches[region.layer].dtype, 64)
+        super().__init__(region, context, shape, prefill_tile(shape, context.target))
+        self.tokens = max(1, self.tile.rows // shape.heads)
+        self._write()
+
+    def drafts(self) -> list[Draft]:
+        """Its launch."""
+        programs = Extent(times=self.region.key_heads * self.shape.parts)
+        return [Draft(self.text, (programs, Extent("T", per=self.tokens, plus="B"), ONE), When(decode=False))]
+
+    def _write(self) -> None:
+        add, text, tile = self.text.add, self.text, self.tile
+        add(f"key = tl.arange(0, {tile.keys})")
+        self.heads("tl.program_id(0)")
+        self.wait()
+        heads = self.shape.heads
+        within = f"tl.minimum(tl.minimum(row // {heads}, {self.tokens - 1}), (last - token).to(tl.int32) - 1)"
+        head = f"first_head + tl.minimum(row % {heads}, {self.count} - 1)"
+        add(
+            "tile = tl.num_programs(1) - 1 - tl.program_id(1)  # the last tiles have the most keys",
+            f"sequence, token, last = {self.call('attention', 'find_tile')}"
+            f"({text.step('starts')}, {text.size('B')}, tile, {self.tokens})",
+            "if token >= last:",
+            "    return",
+            f"row = tl.arange(0, {tile.rows})",
+            f"within = {within}  # rows that fill up the tile repeat its last token",
+            f"head = {head}",
+            f"positions_of = tl.load({text.step('positions')} + token + within).to(tl.int32)",
+            "position = positions_of[:, None]",
+            "low, high = tl.min(positions_of, 0), tl.max(positions_of, 0)",
+            f"stop = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
+            "inner_end = stop",
+            *[f"stop = tl.minimum(stop, high + {after + 1})" for after in self.bounds.after],
+            "stop = tl.maximum(stop, 0)",
+            f"begin = {latest([f'low - {before}' for before in self.bounds.before])} // {tile.keys} * {tile.keys}",
+        )
+        self.queries()
+        self.start("")
+        limits = ["(k_position < stop)"]
+        if self.bounds.exact:
+            limits += [f"(k_position <= {plus('position', after)})" for after in self.bounds.after]
+            limits += [f"(k_position >= position - {before})" for before in self.bounds.before]
+        if self.bounds.exact and tile.edges_apart:
+            self._two_loops(" & ".join(limits))
+        else:
+            add(
+                f"block = {self.call('attention', 'block_at')}(table, begin, stop, {self.context.block_size})",
+                f"for start in tl.range(begin, stop, {tile.keys}):",
+            )
+            self.block(f"start + {tile.keys}", " & ".join([*limits, *([self.visible] if self.visible else [])]))
+        add(
+            "total = sums",
+            "# Addresses are computed anew: kept since those of the queries, they would take registers of the loops.",
+            f"row += {self.call('attention', 'unknown_zero')}({text.step('lengths')} + sequence)",
+            f"within = {within}",
+            f"head = {head}",
+        )
+        real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
+        if self.shape.group % heads:
+            real += f" & (row % {heads} < {self.count})"
+        self.finish("head", real)
+
+    def _two_loops(self, visible: str) -> None:
+        add, keys = self.text.add, self.tile.keys
+        block_at, size = self.call("attention", "block_at"), self.context.block_size
+        earliest = latest([f"high - {before}" for before in self.bounds.before])
+        add(
+            "# All rows see all keys from inner to inner_end; blocks at the edges are masked.",
+            *[f"inner_end = tl.minimum(inner_end, low + {after + 1})" for after in self.bounds.after],
+            f"inner = tl.cdiv({earliest}, {keys}) * {keys}",
+            f"inner = tl.minimum(tl.maximum(inner, begin), tl.cdiv(stop, {keys}) * {keys})",
+            f"inner_end = tl.maximum(inner_end // {keys} * {keys}, inner)",
+            f"block = {block_at}(table, inner, stop, {size})",
+            f"for start in tl.range(inner, inner_end, {keys}):",
+        )
+        self.block(f"start + {keys}", "")
+        add(
+            f"before = tl.cdiv(inner - begin, {keys})",
+            f"edges = before + tl.cdiv(tl.maximum(stop - inner_end, 0), {keys})",
+            "start = tl.where(before > 0, begin, inner_end)",
+            f"block = {block_at}(table, start, stop, {size})",
+            "for edge in tl.range(0, edges):",
+            f"    start = {_edge('edge', keys)}",
+            f"    following = {_edge('edge + 1', keys)}",
+        )
+        self.block("following", visible)
+
+
+def _edge(number: str, keys: int) -> str:
+    return f"tl.where({number} < before, begin + ({number}) * {keys}, inner_end + ({number} - before) * {keys})"
