@@ -58,7 +58,9 @@ def test_the_package_runs_no_data() -> None:
 
 
 def test_only_options_reads_the_environment() -> None:
-    assert [text for text in _offences(_environment) if not text.startswith("compiler/options.py")] == []
+    """The worker writes it: that is how Triton is configured, in a process of its own."""
+    allowed = ("compiler/options.py", "codegen/triton/worker.py")
+    assert [text for text in _offences(_environment) if not text.startswith(allowed)] == []
 
 
 def test_only_the_command_line_prints() -> None:
