@@ -17,6 +17,10 @@ class DecodeAttention(AttentionKernel):
     head_axes = "None, :, None"
     turned = ", (0, 2, 1)"
 
+    def barriers(self, context: Context) -> int:
+        """One before a block is read, one after; those of eight warps also exchange weights."""
+        return 2 if self.tile.warps == 4 else 4
+
     def __init__(self, region: Attention, context: Context) -> None:
         shape = attention_shape(region, context.caches[region.layer].dtype, 16)
         super().__init__(region, context, shape, decode_tile(shape, context.target))

@@ -31,9 +31,15 @@ class AttentionKernel:
             warps=tile.warps,
             stages=tile.stages,
             pdl=context.pdl,
+            matrix_units=True,
+            most_barriers=self.barriers(context),
         )
         self.formula = Formula(self.text, region.tables)
         self.call = self.text.call
+
+    def barriers(self, context: Context) -> int:
+        """How many the inner loop has to have."""
+        raise NotImplementedError
 
     def wait(self) -> None:
         """Let the kernels before end: all that is read is theirs, the block tables of a replayed graph included."""

@@ -14,6 +14,10 @@ class PrefillAttention(AttentionKernel):
     kind = "prefill"
     within = "within[:, None] * {} + "
 
+    def barriers(self, context: Context) -> int:
+        """Two around a block; more where weights go through memory from warp to warp, and to what multiplies them."""
+        return 11 if context.target.level != "sm_90" or self.shape.exact else 5
+
     def __init__(self, region: Attention, context: Context) -> None:
         shape = attention_shape(region, context.caches[region.layer].dtype, 64)
         super().__init__(region, context, shape, prefill_tile(shape, context.target))

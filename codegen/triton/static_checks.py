@@ -76,10 +76,18 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
 
 
 def _inner(machine: Machine, traits: Traits) -> Loop | None:
-    """The innermost loop that reads most of global memory; all of a kernel whose loop is unrolled."""
-    loops = [loop for loop in machine.loops if _bytes_loaded(loop)]
+    """The innermost loop that reads most of global memory, of those that multiply as expected if there are any; all of
+    a kernel whose loop is unrolled.
+    """
+    reading = [loop for loop in machine.loops if _bytes_loaded(loop)]
+    loops = [loop for loop in reading if traits.matrix_units and _multiplies(loop)] or reading
     whole = Loop(machine.instructions) if traits.weight_bits or traits.matrix_units else None
     return max(loops, key=_bytes_loaded, default=whole)
+
+
+def _multiplies(loop: Loop) -> bool:
+    """Whether a loop uses tensor cores."""
+    return any(item.name in ("HMMA", "HGMMA", "QGMMA", "IMMA", "UTCHMMA", "UTCQMMA") for item in loop.body)
 
 
 def _loads(loop: Loop) -> list[int]:
@@ -139,9 +147,7 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
     if loop is None:
         return
     counts = loop.counts
-    if traits.matrix_units and not any(
-        item.name in ("HMMA", "HGMMA", "QGMMA", "IMMA", "UTCHMMA", "UTCQMMA") for item in loop.body
-    ):
+    if traits.matrix_units and not _multiplies(loop):
         yield "the inner loop multiplies outside of tensor cores"
     if not traits.weight_bits:
         return

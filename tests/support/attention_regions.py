@@ -15,7 +15,7 @@ from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_attention import emit_attention
-from llmc.codegen.triton.kernel import Ref, module_text
+from llmc.codegen.triton.kernel import Draft, Ref, module_text
 from llmc.ir.cache_formats import format_of, stored_width
 from llmc.runtime.program import CacheSpec
 
@@ -46,6 +46,10 @@ class Case:
         """What rounding of the weights may do, as a fraction of the greatest value; fp32 is off by sums' order."""
         return {torch.float32: 2e-6, torch.float16: 2**-11}.get(self.dtype, 2**-8)
 
+    def context(self) -> Context:
+        spec = CacheSpec(self.key_heads, self.key_size, self.value_size, format_of(self.dtype))
+        return Context(Target.preset(self.target), Crossovers(), (spec,), BLOCK_SIZE, 100)
+
     def region(self) -> Attention:
         def weight(name: str, value: torch.Tensor) -> View:
             return fresh(Buffer(9, name, "", value.numel(), FORMATS[value.dtype], "weight"), tuple(value.shape))
@@ -59,6 +63,11 @@ class Case:
             tuple(weight(f"table_{number}", table) for number, table in enumerate(self.tables)),
             self.mask, self.bias, self.scale, self.softcap, (),
         )  # fmt: skip
+
+
+def attention_drafts(case: Case) -> list[Draft]:
+    """The launches of an attention."""
+    return emit_attention(case.region(), case.context())
 
 
 def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -97,8 +106,7 @@ class Sequences:
             _unwritten((sum(used) + 1, BLOCK_SIZE, case.key_heads, stored_width(size, case.dtype)), case.dtype)
             for size in (case.key_size, case.value_size)
         ]
-        spec = CacheSpec(case.key_heads, case.key_size, case.value_size, format_of(case.dtype))
-        context = Context(Target.preset(case.target), Crossovers(), (spec,), BLOCK_SIZE, 100)
+        context = case.context()
         self.drafts = emit_attention(case.region(), context)
         self.module = load_kernels(module_text({d.kernel.kind: d.kernel for d in self.drafts}, "Attention."))
         self.workspaces = {w.name: torch.zeros(w.bytes // 4) for w in context.workspaces.values()}

@@ -1,0 +1,45 @@
+"""The machine code of attention for the shapes of real models: static checks find nothing to say against it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from kernels_gpu.test_linear_code import findings
+from support.attention_regions import Case, attention_drafts
+
+from llmc.codegen.triton.compile import compile_kernels
+from llmc.codegen.triton.static_checks import NEEDED_IN_FLIGHT, Traits, examine
+
+LLAMA_1B = Case(heads=32, key_heads=8, key_size=64, value_size=64)
+LLAMA_8B = Case(heads=32, key_heads=8, key_size=128, value_size=128)
+SHAPES = {
+    "1B": LLAMA_1B,
+    "8B": LLAMA_8B,
+    "8B, int8": replace(LLAMA_8B, dtype=torch.int8),
+    "8B, fp8": replace(LLAMA_8B, dtype=torch.float8_e4m3fn),
+    "keys wider than values": Case(heads=16, key_heads=16, key_size=192, value_size=128),
+    "96": Case(heads=32, key_heads=32, key_size=96, value_size=96, mask="(k <= q) & (q - k < 2047)"),
+    "slopes": replace(LLAMA_1B, bias="t0[h] * (k - q)", tables=(torch.ones(32),)),
+}
+
+
+def test_a_decode_step_reads_widely_and_ahead(tmp_path: Path) -> None:
+    drafts = {d.kernel.kind: d for d in attention_drafts(LLAMA_1B) if d.kernel.kind == "attention_decode"}
+    assert findings(drafts, "sm_90", tmp_path) == {}
+    text = drafts["attention_decode"].kernel
+    binary = compile_kernels({"decode": text}, "sm_90", cache=tmp_path)["decode"]
+    seen = examine(binary, Traits(matrix_units=True, pdl=True), "sm_90")
+    (loop,) = (loop for loop in seen.machine.loops if loop.counts["HMMA"])
+    copies = [item.width for item in loop.body if item.name == "LDGSTS"]
+    assert copies == [16] * (64 * (64 + 64) * 2 // (128 * 16))  # all keys and values, and no load but the next block's
+    assert loop.counts["LDG"] == 1
+    assert seen.in_flight_per_sm >= NEEDED_IN_FLIGHT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_shapes_of_models(shape: str, level: str, tmp_path: Path) -> None:
+    drafts = {d.kernel.kind: d for d in attention_drafts(replace(SHAPES[shape], target=level))}
+    assert findings(drafts, level, tmp_path) == {}
