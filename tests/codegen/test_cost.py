@@ -22,7 +22,16 @@ def llama() -> Model:
 
 @pytest.mark.parametrize(
     ("format", "bits"),
-    [("int4", 4.75), ("int4m", 5), ("int6", 6.5), ("int6g16", 7), ("int8", 8.5), ("bf16", 16), ("f16", 16), ("f32", 32)],
+    [
+        ("int4", 4.75),
+        ("int4m", 5),
+        ("int6", 6.5),
+        ("int6g16", 7),
+        ("int8", 8.5),
+        ("bf16", 16),
+        ("f16", 16),
+        ("f32", 32),
+    ],
 )
 def test_bits_of_a_weight(format: str, bits: float) -> None:
     assert packed_bytes(960, 576, format) * 8 == 960 * 576 * bits
