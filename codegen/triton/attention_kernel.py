@@ -25,6 +25,7 @@ class AttentionKernel:
         self.shape = shape
         self.bounds: MaskBounds = mask_bounds(region.mask)
         formula = f"{region.mask}{'' if region.bias == '0' else f'; bias {region.bias}'}"
+        formula += "; no running maximum, as scores are bounded" if self.bounded else ""
         self.text = KernelText(
             f"attention_{self.kind}",
             f"{region.heads} query heads over {region.key_heads} key heads of {region.key_size}: {formula}",
@@ -102,6 +103,11 @@ class AttentionKernel:
         return "tl.bfloat16" if self.scaled else f"{self.cache('k')}.dtype.element_ty"
 
     @property
+    def bounded(self) -> bool:
+        """Whether the softmax needs no running maximum. fp16 has no room for weights that are not divided by it."""
+        return self.region.layer in self.context.bounded and self.spec.dtype != "float16"
+
+    @property
     def scaled(self) -> bool:
         """Whether keys and values are bytes with a scale."""
         return self.spec.dtype in SCALED
@@ -111,7 +117,7 @@ class AttentionKernel:
         tile, add, rows = self.tile, self.text.add, f"{groups}{self.tile.rows}"
         add(
             f"table = {self.text.step('blocks')} + sequence * {self.text.size('M')}",
-            f"top = tl.full(({rows},), {self.call('attention', 'LOWEST')}, tl.float32)",
+            f"top = tl.full(({rows},), {'0.0' if self.bounded else self.call('attention', 'LOWEST')}, tl.float32)",
             f"sums = tl.zeros(({rows}, {f'{tile.keys // 4}' if groups else ''}), tl.float32)",
             f"acc = tl.zeros(({rows}, {self.shape.value_width}), tl.float32)",
         )
@@ -152,7 +158,7 @@ class AttentionKernel:
             guard = ", mask=start + key < stop, other=0.0" if visible else ""
             lines.append(f"scales = tl.load({scales} + cached + key{guard})[{self.key_axes}]")
             scales = "scales"
-        add = self.call("attention", "add_block")
+        add = self.call("attention", "add_bounded_block" if self.bounded else "add_block")
         lines.append(f"top, sums, acc = {add}(scores, values, {scales}, top, sums, acc, {self.precision})")
         self.text.add(*("    " + line for line in lines))
 

@@ -22,6 +22,8 @@ class Context:
     vocabulary: int
     workspaces: dict[str, Workspace] = field(default_factory=dict)
     _crossovers: dict[tuple[int, int, str], Crossover] = field(default_factory=dict)
+    bounded: frozenset[int] = frozenset()
+    """Layers whose attention needs no running maximum (see `llmc.codegen.triton.score_bounds`)."""
     _passed: dict[str, Buffer] = field(default_factory=dict)
     _keys: Any = field(default_factory=lambda: count(1 << 20))
 

@@ -7,6 +7,8 @@ same are one kernel.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from llmc.codegen.layout import Buffer
 from llmc.codegen.lower import Lowered, lower
 from llmc.codegen.plan_memory import Buffer as Lifetime
@@ -24,6 +26,7 @@ from llmc.codegen.triton.emit_rows import emit_rows
 from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import Draft, KernelText, Ref, module_text
 from llmc.codegen.triton.packed import packed_weights
+from llmc.codegen.triton.score_bounds import GREATEST, score_bound
 from llmc.ir.model import Model
 from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Rearrangement
 from llmc.runtime.program import CacheSpec
@@ -69,11 +72,20 @@ class _Emitter:
     ) -> None:
         self.model, self.lowered, self.caches, self.target = model, lowered, caches, target
         self.context = Context(target, crossovers, tuple(caches), BLOCK_SIZE, lowered.vocabulary)
+        self.context.bounded = frozenset(
+            region.layer
+            for region in lowered.regions
+            if isinstance(region, Attention)
+            and (score_bound(region, lowered.regions, self._weight) or float("inf")) <= GREATEST
+        )
         self.drafts = [
             (number, draft) for number, region in enumerate(lowered.regions) for draft in self._drafts(region)
         ]
         self.names: dict[str, str] = {}
         self.kernels: dict[str, tuple[Kernel, KernelText]] = {}
+
+    def _weight(self, name: str) -> torch.Tensor:
+        return self.model.weights[name].evaluate()
 
     def run(self) -> GpuSource:
         memory = plan(self._lifetimes())

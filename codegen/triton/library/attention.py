@@ -77,6 +77,17 @@ def add_block(scores, values, scales, top, sums, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def add_bounded_block(scores, values, scales, top, sums, acc, PRECISION: tl.constexpr):
+    """As `add_block` where scores are known to be small: weights are taken as they are, `top` stays 0."""
+    axis: tl.constexpr = len(scores.shape) - 1
+    weights = tl.exp2(scores)
+    sums = sums + weights if len(sums.shape) == len(scores.shape) else sums + tl.sum(weights, axis)
+    if scales is not None:
+        weights *= scales
+    return top, sums, tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
+
+
+@triton.jit
 def join_groups(top, total, acc):
     """The state of rows [rows] over four groups of keys, from one for each group [4, rows]."""
     next_top = tl.max(top, 0)
