@@ -10,6 +10,7 @@ be divided. What eight bits add to a key's norm is within what that leaves. Boun
 """
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 
 import torch
 
@@ -46,10 +47,10 @@ def _greatest_norm(
     if part.rotation is not None and not _keeps_norms(part.rotation, regions):
         return None
     if norm.weight is None:
-        return float(size) ** 0.5
+        return sqrt(size)
     if norm.weight.buffer.place != "weight":
         return None
-    return float(size) ** 0.5 * float((weight(norm.weight.buffer.name).float() + norm.offset).abs().max())
+    return sqrt(size) * float((weight(norm.weight.buffer.name).float() + norm.offset).abs().max())
 
 
 def _keeps_norms(rotation: Rotation, regions: Sequence[Region]) -> bool:
