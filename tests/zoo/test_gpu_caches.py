@@ -1,0 +1,27 @@
+"""Families on generated Triton kernels with caches of eight bits, and where attention needs no running maximum."""
+
+import pytest
+from zoo.test_gpu import VOCAB, error, gpu_program
+
+import llmc
+from llmc.zoo import tiny
+from llmc.zoo.checks import sequences
+from llmc.zoo.oracle import logits_of
+from llmc.zoo.steps import run_in_pieces
+
+
+@pytest.mark.parametrize(("kv_dtype", "most"), [("int8", 0.03), ("fp8", 0.1)])
+def test_caches_of_eight_bits(kv_dtype: str, most: float) -> None:
+    module = tiny("llama")
+    program = gpu_program(module, kv_dtype=kv_dtype)
+    prompt = sequences(VOCAB)[0]
+    found = run_in_pieces(program, prompt, [13, 1, 1, 1, 1, 1, 1])
+    off = error(found, logits_of(module, prompt))
+    assert 1e-4 < off < most
+    assert {cache.dtype for cache in program.plan.caches} == {kv_dtype}
+
+
+@pytest.mark.parametrize(("family", "bounded"), [("gemma2", True), ("qwen3", True), ("llama", False)])
+def test_where_scores_are_bounded(family: str, bounded: bool) -> None:
+    text = llmc.compile(tiny(family), target="sm_90", prove=False)._build.gpu.sources["sm_90"].text
+    assert ("add_bounded_block" in text) == bounded and ("add_block" in text) != bounded
