@@ -196,7 +196,8 @@ class _Lowering:
             return Scalar(arg, "f32" if isinstance(arg, float) else "i64")
         if isinstance(arg, fx.Node) and isinstance(self.values.get(arg), (View, Scalar)):
             return self.values[arg]  # type: ignore[return-value]
-        raise Unlowered(node, f"argument {arg} has no place in a native program")
+        given = arg.target if isinstance(arg, fx.Node) else arg
+        raise Unlowered(node, f"reads {given}, which has no place in a native program")
 
     def view(self, arg: object, node: fx.Node) -> View:
         """An argument that is not a number."""
