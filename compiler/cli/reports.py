@@ -15,6 +15,7 @@ def build_summary(directory: str, report: Mapping[str, object], written: int, se
     rewrites, refused = _length(report.get("rewrites")), _length(report.get("refused"))
     yield f"{directory}: {size(written)} in {duration(seconds)}; {rewrites} rewrites, {refused} near misses"
     yield from program_lines(_section(report, "program"))
+    yield from gpu_lines(_section(report, "gpu"))
     yield f"run it:     llmc run {directory} 'Once upon a time'"
     yield f"look at it: llmc explain {directory}"
 
@@ -22,7 +23,7 @@ def build_summary(directory: str, report: Mapping[str, object], written: int, se
 def program_lines(program: Mapping[str, object]) -> Iterator[str]:
     """What runs a model, from the report of its build, and what of it is not native code and why."""
     if program.get("kind") == "reference":
-        yield f"program: the graph in eager torch ({program.get('reason')})"
+        yield f"program for CPUs: the graph in eager torch ({program.get('reason')})"
         return
     share, left = program.get("native"), program.get("torch")
     if not isinstance(share, float) or not isinstance(left, Sequence):
@@ -32,6 +33,13 @@ def program_lines(program: Mapping[str, object]) -> Iterator[str]:
         if isinstance(item, Mapping):
             times = f"{item['count']} x at" if item.get("count") != 1 else "at"
             yield f"  {item.get('op')}: {times} {item.get('origin')}: {item.get('reason')}"
+
+
+def gpu_lines(programs: Mapping[str, object]) -> Iterator[str]:
+    """The programs for GPUs, from the report of a build."""
+    for level, facts in programs.items():
+        if isinstance(facts, Mapping):
+            yield f"{level}: {facts.get('regions')} regions, {facts.get('kernels')} kernels"
 
 
 def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator[str]:
@@ -47,7 +55,9 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
         yield from (f"kv        {line}" for line in _cache_lines(layers))
     for name in _section(manifest, "programs"):
         yield f"program   {name}"
-    yield from (f"          {line}" for line in program_lines(_section(_section(manifest, "report"), "program")))
+    report = _section(manifest, "report")
+    yield from (f"          {line}" for line in program_lines(_section(report, "program")))
+    yield from (f"          {line}" for line in gpu_lines(_section(report, "gpu")))
     passes = manifest.get("passes")
     for record in passes if isinstance(passes, Sequence) else ():
         yield f"pass      {record.get('name')}: {record.get('changes')} changes"
