@@ -74,7 +74,8 @@ def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
     if wgmma:
         return _fitting(shape, Tile(128, 64, 8, 3, not wide), 3, target)
     keys = 32 if max(shape.key_width, shape.value_width) > 128 else 64
-    return _fitting(shape, Tile(64 if wide else 128, keys, 8, 3, not wide), 2, target)
+    apart = not wide and shape.element > 1  # the code that unpacks bytes is long: once is enough
+    return _fitting(shape, Tile(64 if wide else 128, keys, 8, 3, apart), 2, target)
 
 
 def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) -> Tile:
