@@ -155,9 +155,10 @@ class _Mixture:
         if tiling.batch > 1:
             kernel.add(f"unit = tl.arange(0, {tiling.batch})")
         sets = []
+        plain = self.context.target.kind != "cuda"
         for number in range(product.sets):
             total = self.experts * padded
-            sets.append(Weights(kernel, form, product.weights, total, product.k, tile, number))
+            sets.append(Weights(kernel, form, product.weights, total, product.k, tile, number, plain=plain))
             shift = f" + {number * product.outputs}" if number else ""
             kernel.add(f"row_{number} = expert * {padded} + {known}{shift}")
             sets[-1].point(f"row_{number}")
