@@ -106,10 +106,10 @@ def _dim(node: fx.Node, label: Tensor) -> int:
     return dim % label.dim()
 
 
-def _reduced(position: int = 1, keepdim: int = 2) -> Rule:
+def _reduced(position: int = 1, keepdim: int = 2, default: int | None = None) -> Rule:
     def rule(walk: Labels, node: fx.Node) -> Tensor | list[Tensor]:
         label = walk.full(node.args[0])
-        dims = _argument(node, position, "dim", None)
+        dims = _argument(node, position, "dim", default)
         if dims is None or dims == []:
             dims = list(range(label.dim()))
         dims = sorted({dim % label.dim() for dim in ([dims] if isinstance(dims, int) else dims)})
@@ -333,7 +333,7 @@ RULES: dict[object, Rule] = {
     aten.cummax.default: _along(),
     aten.cummin.default: _along(),
     aten.logcumsumexp.default: _along(),
-    aten.kthvalue.default: _reduced(2, 3),
+    aten.kthvalue.default: _reduced(2, 3, default=-1),
     aten.median.dim: _reduced(),
     aten.sort.default: _along(),
     aten.argsort.default: _along(),
