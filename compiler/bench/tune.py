@@ -16,8 +16,8 @@ from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.session import BLOCK_SIZE
 from llmc.runtime.tuning import Crossovers
 
-ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Numbers of rows that are measured."""
+ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+"""Numbers of rows that are measured. They reach beyond the largest crossover: a form that never wins is never used."""
 NEVER = 1 << 30
 FORMS = {"rows": (NEVER, NEVER), "flat": (1, NEVER), "gemm": (1, 1)}
 """For each form the crossovers that choose it for any number of rows."""

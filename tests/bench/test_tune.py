@@ -11,7 +11,11 @@ from llmc.bench.tune import FORMS, NEVER, ROWS, crossovers, measure
 def _timings(flat: int, gemm: int) -> dict[int, dict[str, float]]:
     """Row by row is best below `flat` rows, GEMM from `gemm` on."""
     return {
-        rows: {"rows": 1.0 * rows, "flat": (0.5 if rows >= flat else 2.0) * rows, "gemm": 0.1 if rows >= gemm else 99.0}
+        rows: {
+            "rows": 1.0 * rows,
+            "flat": (0.5 if rows >= flat else 2.0) * rows,
+            "gemm": (0.1 if rows >= gemm else 99.0) * rows,
+        }
         for rows in ROWS
     }
 
