@@ -6,10 +6,8 @@ hash of its own bytes. So equal libraries are kept once, a damaged one is notice
 its hash is one that this machine made: `llmc.runtime.native_trust` relies on that.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,12 +15,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from llmc.codegen.compile_cache import key_of, locked
 from llmc.errors import BadOption, BuildFailed, MissingTool
 from llmc.runtime.cpu_features import usable_cpus
 from llmc.runtime.native_trust import library_folder, library_path
@@ -135,7 +133,7 @@ def compile_library(
     folder = library_folder(cache)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(folder / f"{key}.lock"):
+        with locked(folder / f"{key}.lock"):
             known = _look_up(cache, key, isa)
             return known or _compile(source, isa, cache, key, compiler, headers)
     except OSError as error:
@@ -203,15 +201,10 @@ def _too_old(compiler: Compiler) -> str | None:
 
 
 def _key(source: str, headers: Path, compiler: Compiler, flags: Sequence[str]) -> str:
-    digest = hashlib.sha256()
     parts = [compiler.version, compiler.machine, " ".join(compiler.command), " ".join(flags), source]
     for path in sorted(headers.rglob("*.h")):
         parts += [path.relative_to(headers).as_posix(), path.read_text()]
-    for part in parts:
-        content = part.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
+    return key_of(parts)
 
 
 def _look_up(cache: Path, key: str, isa: str) -> Library | None:
@@ -264,14 +257,3 @@ def _failure(isa: str, compiler: Compiler, done: subprocess.CompletedProcess[str
     shown = "\n  ".join(lines[first : first + _ERROR_LINES]) or f"it ended in {done.returncode}"
     again = " ".join([*compiler.command, *compiler.flags(isa), f"-I{headers}", str(kept)])
     return f"compile {isa}: {compiler.version} refuses the generated program; again with `{again}`\n  {shown}"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of one cache entry; it ends with this process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -4,21 +4,19 @@ The cache is `<cache>/cuda/<key>.{bin,s,json}` and `.ptx`; the key is the SHA-25
 its text, the library that it calls, its options, the target and Triton's version.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llmc.codegen.compile_cache import key_of, locked
 from llmc.codegen.triton.kernel import KernelText, module_text
 from llmc.errors import BuildFailed, MissingTool
 from llmc.runtime.cpu_features import usable_cpus
@@ -69,16 +67,17 @@ def compile_kernels(kernels: Mapping[str, KernelText], level: str, *, cache: Pat
     keys = {name: _key(text, level, triton) for name, text in kernels.items()}
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(folder / "lock"):
-            missing = {keys[name]: text for name, text in kernels.items() if _look_up(folder, keys[name]) is None}
+        with locked(folder / "lock"):
+            found = {name: _look_up(folder, key) for name, key in keys.items()}
+            missing = {keys[name]: text for name, text in kernels.items() if found[name] is None}
             if missing:
                 _compile(missing, level, folder)
+                found |= {name: _look_up(folder, key) for name, key in keys.items() if key in missing}
     except OSError as error:
         reason = error.strerror or str(error)
         raise BuildFailed(
             f"kernel cache: {error.filename or folder}: {reason}; set LLMC_CACHE to a directory that can be written"
         ) from error
-    found = {name: _look_up(folder, key) for name, key in keys.items()}
     return {name: binary for name, binary in found.items() if binary is not None}
 
 
@@ -165,16 +164,8 @@ def _look_up(folder: Path, key: str) -> Binary | None:
 
 
 def _key(text: KernelText, level: str, triton: str) -> str:
-    digest = hashlib.sha256()
-    parts: Iterable[str] = (
-        triton, level, _library(), str(text.warps), str(text.stages), str(text.parameters),
-        module_text({text.kind: text}, text.kind),
-    )  # fmt: skip
-    for part in parts:
-        content = part.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
+    module = module_text({text.kind: text}, text.kind)
+    return key_of([triton, level, _library(), str(text.warps), str(text.stages), str(text.parameters), module])
 
 
 @lru_cache(maxsize=1)
@@ -184,14 +175,3 @@ def _library() -> str:
     for path in [*sorted(LIBRARY.glob("*.py")), Path(__file__).with_name("worker.py")]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the cache; it ends with this process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
