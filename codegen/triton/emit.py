@@ -151,7 +151,7 @@ class _Emitter:
             number = sum(name.rpartition("_")[0] == text.kind for name in self.names.values())
             name = f"{text.kind}_{number}"
             self.names[form] = name
-            kernel = Kernel(name, tuple(text.parameters), {}, text.warps, text.stages, text.pdl)
+            kernel = Kernel(name, tuple(text.parameters), text.warps, text.stages, text.pdl)
             self.kernels[name] = kernel, text
         return self.names[form]
 

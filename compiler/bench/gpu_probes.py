@@ -56,7 +56,7 @@ class GpuProbes:
         if self._memory is None:
             self._memory = self.device.allocate(size + 256)
         memory = self._memory
-        kernel = Kernel("read", (("data", "*u8"), ("sum", "*u8"), ("vectors", "i32")), {}, THREADS // 32, 1, False)
+        kernel = Kernel("read", (("data", "*u8"), ("sum", "*u8"), ("vectors", "i32")), THREADS // 32, 1, False)
         arguments: list[Place | int] = [Place(memory, 0), Place(memory, size), size // 16]
 
         def read() -> None:
@@ -70,7 +70,7 @@ class GpuProbes:
         return Boundaries(self._boundary("nothing"), self._boundary("nothing_pdl") if self._has_pdl else None)
 
     def _boundary(self, name: str) -> float:
-        kernel = Kernel(name, (), {}, 1, 1, name == "nothing_pdl")
+        kernel = Kernel(name, (), 1, 1, name == "nothing_pdl")
 
         def chain(length: int) -> Callable[[], None]:
             def record() -> None:

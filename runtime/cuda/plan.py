@@ -78,8 +78,7 @@ class Kernel:
 
     name: str
     parameters: tuple[tuple[str, str], ...]
-    """Names and Triton types ("*fp32", "*bf16", "*u8", "i32") of the parameters in order, constants aside."""
-    constants: Mapping[str, int | float | bool]
+    """Names and Triton types ("*fp32", "*bf16", "*u8", "i32") of the parameters in order; constants are in the text."""
     warps: int
     stages: int
     pdl: bool

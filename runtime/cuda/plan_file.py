@@ -155,7 +155,6 @@ def _kernel(field: Field) -> Kernel:
     return Kernel(
         name=members["name"].text(_IDENTIFIER),
         parameters=tuple(_parameter(item) for item in members["parameters"].items(MOST_PARAMETERS)),
-        constants={name: item.number() for name, item in members["constants"].entries(MOST_PARAMETERS)},
         warps=members["warps"].integer(1, 32),
         stages=members["stages"].integer(0, 64),
         pdl=members["pdl"].value,

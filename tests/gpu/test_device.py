@@ -10,7 +10,7 @@ from llmc.runtime.cuda.device import Place
 from llmc.runtime.cuda.driver import Driver, Gpu
 from llmc.runtime.cuda.plan import Kernel
 
-ADD = Kernel("add", (("x", "*fp32"), ("y", "*fp32"), ("count", "i32")), {}, 4, 1, True)
+ADD = Kernel("add", (("x", "*fp32"), ("y", "*fp32"), ("count", "i32")), 4, 1, True)
 
 
 def add_ptx(*, pdl: bool) -> str:

@@ -152,7 +152,7 @@ def test_a_launch_that_is_refused_is_named() -> None:
 
 def test_a_kernel_that_is_not_loaded_is_a_bug() -> None:
     with pytest.raises(KeyError):
-        fake_cuda.device().launch(Kernel("other", (), {}, 1, 1, False), (1, 1, 1), [], pdl=False)
+        fake_cuda.device().launch(Kernel("other", (), 1, 1, False), (1, 1, 1), [], pdl=False)
 
 
 def test_without_a_driver_or_a_gpu_the_reason_is_said() -> None:

@@ -95,7 +95,7 @@ class InterpretedDevice:
 
         def action() -> None:
             self.launches[kernel.name] = self.launches.get(kernel.name, 0) + 1
-            launch(getattr(self._module, kernel.name), grid, *given, **kernel.constants)
+            launch(getattr(self._module, kernel.name), grid, *given)
 
         self._do(action)
 

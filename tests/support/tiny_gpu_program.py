@@ -121,7 +121,7 @@ def _step(name: str) -> Argument:
 
 
 def _kernel(name: str, *parameters: tuple[str, str]) -> Kernel:
-    return Kernel(name, parameters, {}, warps=1, stages=1, pdl=False)
+    return Kernel(name, parameters, warps=1, stages=1, pdl=False)
 
 
 def _integers(*names: str) -> tuple[tuple[str, str], ...]:
