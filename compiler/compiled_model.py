@@ -72,17 +72,19 @@ class CompiledModel:
 
         `progress` is told of the phase "compile", and of one for each GPU. Raises BuildFailed.
         """
-        gpu = None if self._build is None else self._build.gpu
-        for level in () if gpu is None else gpu.sources:
-            began = time.perf_counter()
-            if progress is not None:
-                progress(f"compile for {level}", None, {})
-            kernels = {} if gpu is None else gpu.compile(level)
-            if progress is not None:
-                size = sum(len(binary.code) for binary in kernels.values())
-                facts: dict[str, object] = {"kernels": len(kernels), "bytes": size}
-                progress(f"compile for {level}", time.perf_counter() - began, facts)
-        native = None if self._build is None else self._build.native
+        if self._build is None:
+            return
+        gpu, native = self._build.gpu, self._build.native
+        if gpu is not None:
+            for level in gpu.sources:
+                began = time.perf_counter()
+                if progress is not None:
+                    progress(f"compile for {level}", None, {})
+                kernels = gpu.compile(level)
+                if progress is not None:
+                    size = sum(len(binary.code) for binary in kernels.values())
+                    told: dict[str, object] = {"kernels": len(kernels), "bytes": size}
+                    progress(f"compile for {level}", time.perf_counter() - began, told)
         if native is None:
             return
         began = time.perf_counter()
