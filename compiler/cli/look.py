@@ -146,7 +146,8 @@ def _gpu_program(artifact: "Artifact", target: str) -> "ProgramExplanation":
     roles = artifact.manifest.programs.get("cuda", {})
     name = roles.get(f"{target}.explanation")
     if name is None:
-        held = ", ".join(["cpu", *(role for role in roles if "." not in role)])
+        cpu = ["cpu"] if "cpu" in artifact.manifest.programs else []
+        held = ", ".join([*cpu, *(role for role in roles if "." not in role)]) or "no target"
         raise BadOption(f"target: {artifact.root} holds no program for {target}; it holds those for {held}")
     return ProgramExplanation.from_json(artifact.read(name))
 

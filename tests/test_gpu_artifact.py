@@ -1,0 +1,59 @@
+"""An artifact for a GPU, built where there is none: what it holds, what is said of it, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+import llmc
+from llmc.cli import main
+from llmc.errors import BadOption
+from llmc.options import Options, cache_directory
+from llmc.runtime.artifact import Artifact
+from llmc.runtime.cuda.plan_file import parse_plan
+from llmc.runtime.native_trust import GPU_SUFFIX, built_here
+from llmc.zoo import tiny
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    compiled = llmc.compile(tiny("llama"), target="sm_90", prove=False)
+    return Artifact.open(compiled.save(tmp_path_factory.mktemp("gpu") / "tiny.llmc"))
+
+
+def test_it_holds_plan_code_source_and_explanation(artifact: Artifact) -> None:
+    roles = artifact.manifest.programs["cuda"]
+    assert set(roles) == {"sm_90", "sm_90.bin", "sm_90.py", "sm_90.explanation"}
+    code, source = artifact.read(roles["sm_90.bin"]), artifact.read(roles["sm_90.py"]).decode()
+    found = parse_plan(artifact.read(roles["sm_90"]), "plan", len(code))
+    assert found.plan.target == "sm_90" and not found.ptx
+    for kernel in found.plan.kernels:
+        binary = found.binaries[kernel.name]
+        assert code[binary.offset : binary.offset + 4] == b"\x7fELF"
+        assert f"def {kernel.name}(" in source
+
+
+def test_its_code_may_run_where_it_was_made(artifact: Artifact) -> None:
+    name = artifact.manifest.programs["cuda"]["sm_90.bin"]
+    assert built_here(cache_directory(), artifact.manifest.files[name].sha256, GPU_SUFFIX) is not None
+
+
+def test_each_region_is_explained(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(artifact.root), "linear", "--target", "sm_90"]) == 0
+    shown = capsys.readouterr().out
+    assert "predicted for sm_90" in shown and "not gemm:" in shown
+
+
+def test_a_target_that_it_does_not_hold_is_an_error(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(artifact.root), "--target", "sm_80"]) == 2
+    assert "holds no program for sm_80; it holds those for sm_90" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_target_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(BadOption, match="'sm_1' is no machine to build for"):
+        Options.read(target="sm_90,sm_1", environment={})
+
+
+def test_it_runs_as_its_graph_where_there_is_no_gpu(artifact: Artifact, tmp_path: Path) -> None:
+    expected = llmc.compile(tiny("llama"), program="reference", prove=False)
+    loaded = llmc.load(artifact.root, program="reference")
+    assert (loaded([[5, 6, 7]]) - expected([[5, 6, 7]])).abs().max() < 1e-4
