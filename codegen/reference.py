@@ -1,5 +1,6 @@
 """The reference program: the packed graph run op by op in eager torch. It is what every other program is judged by."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -101,7 +102,9 @@ def open_reference(artifact: Artifact) -> ReferenceProgram:
 
 def torch_view(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor:
     """A tensor over the memory of a mapped array; numpy has no bfloat16, so it comes as uint16."""
-    plain = torch.from_numpy(array.view(np.int16) if dtype == "bfloat16" else array)
+    with warnings.catch_warnings():  # that it is mapped read-only is meant: nothing writes to weights
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        plain = torch.from_numpy(array.view(np.int16) if dtype == "bfloat16" else array)
     return plain.view(torch.bfloat16) if dtype == "bfloat16" else plain
 
 

@@ -15,7 +15,7 @@ from llmc.codegen.triton.compile import check_triton
 from llmc.compiled_model import CompiledModel
 from llmc.errors import BadOption
 from llmc.frontend.read import Read, read
-from llmc.gpu import GpuPrograms, emit_gpu
+from llmc.gpu import GpuPrograms, emit_gpu, on_this_machine
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Report, run_passes
 from llmc.loading import load
@@ -25,7 +25,7 @@ from llmc.packaging import Build
 from llmc.pipeline import pipeline
 from llmc.quantize import cache_dtype, weight_packing
 from llmc.runtime.manifest import ModelFacts, Ranges
-from llmc.runtime.program import Program
+from llmc.runtime.program import CacheSpec, Program
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
 
@@ -75,13 +75,14 @@ def compile(
             found, when None.
         strict: refuse a model of which a part has no native form; otherwise torch computes that part, or the model as a
             whole where the part cannot be taken out, and the report says so.
-        target: what to build for, separated by commas: "cpu", and GPUs such as "sm_90", which need not be there.
+        target: what to build for, separated by commas: "cpu", and GPUs such as "sm_90", which need not be there, or
+            "cuda" for the one that is. The model that is returned runs on this machine's GPU if it is one of them.
         progress: told of the beginning and end of each phase.
 
     Raises:
         UnsupportedModel: the model cannot be compiled; the message names the op, the module and the source line.
         BadInput: its files are damaged. BadOption: an argument is wrong. BuildFailed: a rewrite is not equal to what
-            it replaces. MissingTool: native code is asked for and there is no compiler.
+            it replaces. MissingTool: native code is asked for and there is no compiler, or "cuda" and there is no GPU.
     """
     options = Options.read(
         dtype=dtype,
@@ -96,6 +97,7 @@ def compile(
         strict=strict,
         target=target,
     )
+    options = on_this_machine(options)
     compiler, reason = native_compiler(options)
     if options.gpus:
         check_triton()
@@ -118,8 +120,9 @@ def compile(
     caches = reference.cache_specs(source.model)
     if compiler is not None:
         native, reason = emit_native(source.model, caches, compiler, strict=options.strict)
-    build = _build(source, report, options, native, reason, emit_gpu(source.model, caches, options.gpus))
-    return CompiledModel(lambda: _session(build), build.report, build)
+    build = _build(source, report, options, native, reason, emit_gpu(source.model, caches, options.gpus), caches)
+    asked = options.program
+    return CompiledModel(lambda: _session(build, asked), build.report, build)
 
 
 def _phases(source: Read, options: Options, *, packed: bool) -> Mapping[str, Sequence[Pass]]:
@@ -129,11 +132,14 @@ def _phases(source: Read, options: Options, *, packed: bool) -> Mapping[str, Seq
     return pipeline(packing, cache_dtype(source.model, packing, options.kv_dtype))
 
 
-def _session(build: Build) -> Session:
+def _session(build: Build, asked: str | None) -> Session:
+    """Runs on the GPU that was built for if it is here, unless another program was `asked` for by name."""
     tokenizer = None
     if build.tokenizer is not None:
         files = build.tokenizer
         tokenizer = Tokenizer(files.tokenizer_json.decode(), files.config, files.chat_template)
+    if build.gpu is not None and asked is None and (on_gpu := build.gpu.open(build.model)) is not None:
+        return Session(on_gpu, build.facts, build.ranges, tokenizer, block_size=on_gpu.plan.block_size)
     program: Program = reference.from_model(build.model) if build.native is None else build.native.open(build.model)
     return Session(program, build.facts, build.ranges, tokenizer)
 
@@ -145,6 +151,7 @@ def _build(
     native: NativeProgram | None,
     reason: str,
     gpu: GpuPrograms | None,
+    caches: Sequence[CacheSpec],
 ) -> Build:
     model, info = source.model, source.model.info
     output: Any = model.graph.output_node().args[0]
@@ -173,7 +180,7 @@ def _build(
             "program": _program(native, reason),
             "gpu": {} if gpu is None else gpu.report(),
         },
-        caches=reference.cache_specs(model),
+        caches=caches,
         native=native,
         gpu=gpu,
     )

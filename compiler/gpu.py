@@ -1,8 +1,13 @@
-"""The GPU programs of a model: emitted for each target, and compiled when they are saved."""
+"""The GPU programs of a model: emitted for each target, and compiled when they are saved or run."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
@@ -10,11 +15,15 @@ from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import Binary, check_triton, compile_kernels
 from llmc.codegen.triton.emit import GpuSource, emit
 from llmc.codegen.unlowered import Unlowered
-from llmc.errors import BuildFailed
+from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
-from llmc.options import cache_directory
+from llmc.options import TARGETS, THIS_GPU, Options, cache_directory
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
+from llmc.runtime.cuda.cuda_device import CudaDevice, Image
+from llmc.runtime.cuda.driver import Driver
+from llmc.runtime.cuda.open_session import candidates
+from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.native_trust import keep
 from llmc.runtime.program import CacheSpec
 
@@ -50,6 +59,22 @@ class GpuPrograms:
         target = Target.preset(level)
         return describe(model, source.regions, functions, (), source.text, str(source.memory), target)
 
+    def open(self, model: Model) -> GpuProgram | None:
+        """The program on this machine's GPU; None where there is none that one of the targets is for.
+
+        `model` is the packed graph, whose weights are evaluated one by one. Raises BuildFailed, DeviceFailed, and
+        MemoryError if the GPU has no room for the weights.
+        """
+        try:
+            driver = Driver()
+            gpu = driver.gpus()[0]
+        except MissingTool:
+            return None
+        for level, compiled in candidates(self.sources, gpu):
+            images = {name: _image(binary, compiled) for name, binary in self.compile(level).items()}
+            return GpuProgram(self.sources[level].plan, CudaDevice(driver, gpu, images), _Evaluated(model))
+        return None
+
     def files(self, model: Model) -> dict[str, tuple[str, bytes]]:
         """Everything, compiled: for each role in the manifest the name of a file, and what it holds.
 
@@ -67,6 +92,24 @@ class GpuPrograms:
         return made
 
 
+def on_this_machine(options: Options) -> Options:
+    """The same options with the target of this machine's GPU in place of "cuda". Raises MissingTool without a GPU."""
+    if THIS_GPU not in options.targets:
+        return options
+    try:
+        gpu = Driver().gpus()[0]
+    except MissingTool as error:
+        raise MissingTool(
+            f"target: {THIS_GPU!r} stands for this machine's GPU; {error}; name a target such as sm_90 to build for"
+            " another machine"
+        ) from None
+    level = next((level for level, _ in candidates(TARGETS, gpu)), None)
+    if level is None:
+        raise MissingTool(f"target: no kernels are made for {gpu.name} ({gpu.level}); use --target cpu")
+    targets = [level if target == THIS_GPU else target for target in options.targets]
+    return replace(options, targets=tuple(dict.fromkeys(targets)))
+
+
 def emit_gpu(model: Model, caches: Sequence[CacheSpec], levels: Sequence[str]) -> GpuPrograms | None:
     """The GPU programs of a packed graph, None if `levels` is empty.
 
@@ -82,6 +125,35 @@ def emit_gpu(model: Model, caches: Sequence[CacheSpec], levels: Sequence[str]) -
         raise BuildFailed(
             f"GPU program: {error} ({where}) has no form on a GPU; leave out --target to get a program for CPUs"
         ) from error
+
+
+class _Evaluated(Mapping[str, npt.NDArray[Any]]):
+    """The weights of a model as bytes, each evaluated when it is asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self._weights = model.weights
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        value: npt.NDArray[np.uint8] = (
+            self._weights[name].evaluate().contiguous().reshape(-1).view(dtype=torch.uint8).numpy()
+        )
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def _image(binary: Binary, compiled: bool) -> Image:
+    if compiled:
+        return Image(binary.code, binary.symbol, binary.shared, binary.threads)
+    assert binary.ptx is not None, "only targets whose PTX is kept are candidates for it"
+    return Image(binary.ptx, binary.symbol, binary.ptx_shared, binary.threads)
 
 
 def _file(source: GpuSource, binaries: Mapping[str, Binary], triton: str) -> tuple[bytes, dict[str, object]]:

@@ -24,7 +24,9 @@ STORAGES = ("float", "fp8", "int8", "int6", "int4", "int4:64", "int4:128", "keep
 HEADS = ("float", "fp8", "int8", "int6", "int4", "int4:64", "int4:128")
 """What `head` may be."""
 
-TARGETS = ("cpu", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
+THIS_GPU = "cuda"
+"""The target that stands for that of this machine's GPU."""
+TARGETS = ("cpu", THIS_GPU, "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 """What `target` may name: this kind of CPU, and the GPUs that kernels are made for."""
 
 PROGRAMS = ("cpu", "reference")

@@ -1,5 +1,6 @@
 """A compiled model to an artifact directory, one weight in memory at a time."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Build:
     tokenizer: TokenizerFiles | None
     options: dict[str, object]
     report: dict[str, object]
-    caches: list[CacheSpec]
+    caches: Sequence[CacheSpec]
     native: NativeProgram | None
     """None where there is no native program for CPUs."""
     gpu: GpuPrograms | None

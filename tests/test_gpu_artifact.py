@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from support import fake_cuda
 
 import llmc
 from llmc.cli import main
-from llmc.errors import BadOption
+from llmc.errors import BadOption, MissingTool
+from llmc.gpu import on_this_machine
 from llmc.options import Options, cache_directory
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.cuda.plan_file import parse_plan
@@ -57,3 +59,15 @@ def test_it_runs_as_its_graph_where_there_is_no_gpu(artifact: Artifact, tmp_path
     expected = llmc.compile(tiny("llama"), program="reference", prove=False)
     loaded = llmc.load(artifact.root, program="reference")
     assert (loaded([[5, 6, 7]]) - expected([[5, 6, 7]])).abs().max() < 1e-4
+
+
+def test_this_machines_gpu_can_be_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmc.gpu.Driver", fake_cuda.driver)
+    options = on_this_machine(Options.read(target="cpu,cuda,sm_90", environment={}))
+    assert options.targets == ("cpu", "sm_90")
+
+
+def test_without_a_gpu_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmc.gpu.Driver", lambda: fake_cuda.driver("FAKE_DEVICES=0"))
+    with pytest.raises(MissingTool, match=r"no NVIDIA GPU is visible.*name a target such as sm_90"):
+        llmc.compile(tiny("llama"), target="cuda")

@@ -39,7 +39,9 @@ BuildProgram = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        metavar="LIST", help="cpu and GPUs, with commas between: sm_80, sm_89, sm_90, sm_100, gfx942; default: cpu."
+        metavar="LIST",
+        help="cpu and GPUs, with commas between: cuda (the one that is here), sm_80, sm_89, sm_90, sm_100, gfx942; "
+        "default: cpu.",
     ),
 ]
 RunProgram = Annotated[

@@ -1,6 +1,6 @@
 """From an artifact to a session of its GPU program: choose the GPU's code, see that it may run, upload the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from llmc.errors import ArtifactRejected, MissingTool
@@ -69,7 +69,7 @@ def runs_here(manifest: Manifest, library: str = LIBRARY) -> bool:
         gpu = Driver(library).gpus()[0]
     except MissingTool:
         return False
-    return any(True for _ in _candidates(targets, gpu))
+    return any(True for _ in candidates(targets, gpu))
 
 
 def held(manifest: Manifest) -> str:
@@ -82,7 +82,7 @@ def held(manifest: Manifest) -> str:
 def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan, dict[str, Image]]:
     """The plan for a GPU and the code of its kernels."""
     roles = artifact.manifest.programs.get(CUDA, {})
-    for target, compiled in _candidates(roles, gpu):
+    for target, compiled in candidates(roles, gpu):
         name = roles[f"{target}.bin"]
         file = parse_plan(artifact.read(roles[target]), roles[target], artifact.manifest.files[name].bytes)
         _check_target(roles[target], file, target)
@@ -95,11 +95,13 @@ def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan,
     )
 
 
-def _candidates(roles: Mapping[str, str], gpu: Gpu) -> Iterator[tuple[str, bool]]:
-    """Targets whose code may run on a GPU, best first, and whether it is machine code; otherwise it is PTX."""
+def candidates(targets: Iterable[str], gpu: Gpu) -> Iterator[tuple[str, bool]]:
+    """Targets, of those given, whose code may run on a GPU, best first, and whether it is machine code; otherwise it is
+    PTX. What else is given, such as the names of other files of programs, is no target.
+    """
     major, minor = gpu.capability
     level = 10 * major + minor
-    levels = sorted((int(role[3:]) for role in roles if role.startswith("sm_") and "." not in role), reverse=True)
+    levels = sorted((int(name[3:]) for name in targets if name.startswith("sm_") and "." not in name), reverse=True)
     for found in levels:
         if found == level or (found < FIRST_EXACT and found // 10 == major and found < level):
             yield f"sm_{found}", True

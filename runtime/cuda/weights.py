@@ -17,31 +17,32 @@ NO_SIZES = {"T": 0, "B": 0, "R": 0, "M": 0}
 def load_weights(plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Place]:
     """Where each weight of a plan lies, in one piece of memory.
 
-    `weights` are the stored arrays by name; those that the plan does not name are left where they are. Each is read
-    once, so that a file of weights can be larger than the host's memory.
+    `weights` are the stored arrays by name; those that the plan does not name are left where they are. Each is asked
+    for once, so that they can be larger together than the host's memory, or be computed as they are asked for.
 
     Raises:
         ArtifactRejected: a weight is missing, or of another length.
         MemoryError: the device has not enough memory.
     """
     rearranged = {rearrangement.weight: rearrangement for rearrangement in plan.rearrangements}
-    for name, size in zip(plan.weights, plan.weight_bytes, strict=True):
-        if name not in weights:
-            raise ArtifactRejected(f"program: needs a weight {name!r} that is not there; build the artifact again")
-        if weights[name].nbytes != size:  # a kernel would read what lies behind it
-            raise ArtifactRejected(
-                f"program: weight {name!r} has {weights[name].nbytes} bytes, expected {size}; build the artifact again"
-            )
-    sizes = {name: rearranged[name].bytes if name in rearranged else weights[name].nbytes for name in plan.weights}
+    stored_bytes = dict(zip(plan.weights, plan.weight_bytes, strict=True))
+    if missing := [name for name in plan.weights if name not in weights]:
+        raise ArtifactRejected(f"program: needs a weight {missing[0]!r} that is not there; build the artifact again")
+    sizes = {name: rearranged[name].bytes if name in rearranged else size for name, size in stored_bytes.items()}
     memory = device.allocate(sum(padded(size) for size in sizes.values()) or 1, zeroed=False)
     places, offset = dict[str, Place](), 0
     for name, size in sizes.items():
         places[name] = Place(memory, offset)
         offset += padded(size)
-    largest = max((weights[name].nbytes for name in sizes if name in rearranged), default=0)
+    largest = max((size for name, size in stored_bytes.items() if name in rearranged), default=0)
     stored = Place(device.allocate(largest, zeroed=False), 0) if largest else None
     for name, place in places.items():
         array = np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8)
+        if array.nbytes != stored_bytes[name]:  # a kernel would read what lies behind it
+            raise ArtifactRejected(
+                f"program: weight {name!r} has {array.nbytes} bytes, expected {stored_bytes[name]};"
+                " build the artifact again"
+            )
         if name in rearranged:
             assert stored is not None, "the largest rearranged weight has bytes"
             device.upload(stored, array)

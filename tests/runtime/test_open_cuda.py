@@ -11,7 +11,7 @@ import llmc
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.cuda.driver import Gpu
-from llmc.runtime.cuda.open_session import _candidates, open_cuda_session, runs_here
+from llmc.runtime.cuda.open_session import candidates, open_cuda_session, runs_here
 from llmc.runtime.native_trust import keep
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
@@ -49,7 +49,7 @@ def test_an_artifact_generates_on_the_gpu(tmp_path: Path) -> None:
 )
 def test_code_is_chosen_by_capability(capability: tuple[int, int], targets: list[str]) -> None:
     held = ["sm_80", "sm_80.bin", "sm_80.py", "sm_89", "sm_90", "sm_100", "gfx942"]
-    found = _candidates(dict.fromkeys(held, ""), Gpu(0, "", capability, 0, 0, 0))
+    found = candidates(dict.fromkeys(held, ""), Gpu(0, "", capability, 0, 0, 0))
     assert [target if compiled else f"{target}.ptx" for target, compiled in found] == targets
 
 
