@@ -42,16 +42,19 @@ _SANITIZERS = {
 
 
 def compile_native(
-    source: str | Path, *, isa: Isa = "avx512", sanitize: bool = False, flags: Sequence[str] = ()
+    source: str | Path | Sequence[Path], *, isa: Isa = "avx512", sanitize: bool = False, flags: Sequence[str] = ()
 ) -> ctypes.CDLL:
     """The functions that a harness exports (`extern "C"` and visible: use `EXPORT`), compiled for an ISA level.
 
-    `source` is C++ text or the path of a file. With `sanitize` only what is undefined is found (a library in this
-    process has no address sanitizer; see `run_native`), and it ends the process. Skips the test where this CPU or
-    compiler cannot.
+    `source` is C++ text, the path of a file, or files that become one library; a file's own folder is looked through
+    for what it includes. With `sanitize` only what is undefined is found (a library in this process has no address
+    sanitizer; see `run_native`), and it ends the process. Skips the test where this CPU or compiler cannot.
     """
     extra = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all") if sanitize else ("-O3",)
-    return ctypes.CDLL(str(_build(source, isa, (*extra, "-shared", *flags))))
+    if isinstance(source, str | Path):
+        return ctypes.CDLL(str(_build(source, isa, (*extra, "-shared", *flags))))
+    objects = [_build(part, isa, (*extra, "-c", *flags)) for part in source]
+    return ctypes.CDLL(str(_link(objects, isa, (*extra, "-shared", *flags))))
 
 
 def run_native(
@@ -113,23 +116,36 @@ def _cache() -> Path:
 
 
 def _build(source: str | Path, isa: Isa, flags: Sequence[str]) -> Path:
+    text = source.read_text() if isinstance(source, Path) else source
+    folders = (INCLUDE, HARNESSES, *([source.parent] if isinstance(source, Path) else []))
+    options = (*flags, *(f"-I{folder}" for folder in folders))
+    content = [EXPORT + "#line 1\n" + text, *_included(text, folders).values()]
+    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+        code = Path(folder, "harness.cpp")
+        code.write_text(content[0])
+        return _compiled([code], isa, options, content)
+
+
+def _link(objects: Sequence[Path], isa: Isa, flags: Sequence[str]) -> Path:
+    return _compiled(objects, isa, flags, [path.name for path in objects])
+
+
+def _compiled(files: Sequence[Path], isa: Isa, flags: Sequence[str], content: Sequence[str]) -> Path:
+    """What the compiler makes of files; `content` is what they say, by which the result is found again."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
     if not runs_here(isa):
         pytest.skip(f"this CPU has no {isa}")
-    text = source.read_text() if isinstance(source, Path) else source
-    folders = (INCLUDE, HARNESSES)
-    options = (*_TARGETS[isa], *_FLAGS, *flags, *(f"-I{folder}" for folder in folders))
-    key = hashlib.sha256("\0".join([text, *_included(text, folders).values(), compiler, *options]).encode())
+    options = (*_TARGETS[isa], *_FLAGS, *flags)
+    key = hashlib.sha256("\0".join([*content, compiler, *options]).encode())
     built = _cache() / key.hexdigest()[:32]
     if built.exists():
         return built
     with tempfile.TemporaryDirectory(dir=_cache()) as folder:
-        code, made = Path(folder, "harness.cpp"), Path(folder, "harness")
-        code.write_text(EXPORT + "#line 1\n" + text)
+        made = Path(folder, "harness")
         done = subprocess.run(
-            [compiler, *options, str(code), "-o", str(made)], capture_output=True, text=True, check=False
+            [compiler, *options, *map(str, files), "-o", str(made)], capture_output=True, text=True, check=False
         )  # fmt: skip
         if "sanitize" in done.stderr and "cannot find" in done.stderr:
             pytest.skip("the compiler has no sanitizers")
