@@ -23,10 +23,11 @@ from llmc.codegen.explanation import (
 from llmc.codegen.groups import ATTENTION
 from llmc.codegen.regions import Attention, Experts, HeadPart, Linear, Region, RowOp, RowRegion, TorchRegion
 from llmc.codegen.repeats import Loop
-from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear, linear_key
+from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_linear
 from llmc.codegen.target import Target
 from llmc.codegen.torch_host import computes_by_row
 from llmc.ir.model import Model
+from llmc.runtime.crossover import linear_key
 
 _TORCH_CALL, _TORCH_ROW = 30e-6, 15e-6
 """Seconds of a call of torch, and of each further row that it computes by itself: for one op on a core of a Zen 4."""

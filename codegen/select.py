@@ -23,14 +23,10 @@ from sympy import Expr, Integer
 from llmc.codegen.cost import B, L, T, number_format, packed_bytes
 from llmc.codegen.target import Kind, Target
 from llmc.errors import BadOption
+from llmc.runtime.crossover import NEVER, PREDICTED, Crossover, linear_key
 
 M = sympy.Symbol("M", integer=True, positive=True)
 """Rows of a linear, or tokens of a step."""
-
-NEVER = 2**31 - 1
-"""The crossover to a variant that is never used; fits a C int."""
-
-PREDICTED = "predicted"
 
 SCANNED_ROWS = 512
 """A variant that is not the fastest for up to so many rows is never used."""
@@ -114,16 +110,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Crossover:
-    """Rows from which the flat and the gemm variant of one linear are used."""
-
-    flat: int
-    gemm: int
-    source: str = PREDICTED
-    """Where the numbers come from: `PREDICTED`, or such as "measured on an EPYC, 2026-11-21"."""
-
-
-@dataclass(frozen=True)
 class Crossovers:
     """What is known of linears, by "NxK:format"; what is not known is `default`, or else predicted."""
 
@@ -154,17 +140,15 @@ def _crossover(key: str, entry: object, source: str) -> Crossover:
     found: Mapping[str, object] = entry if isinstance(entry, Mapping) else {}
     if isinstance(entry, list) and len(entry) == 2:
         found = {"flat": entry[0], "gemm": entry[1]}
-    flat, gemm = found.get("flat"), found.get("gemm")
-    if type(flat) is not int or type(gemm) is not int or not 1 <= flat <= gemm <= NEVER:
-        raise BadOption(
-            f"tuning table: {key:.60} has flat {flat!r:.20} and gemm {gemm!r:.20}; expected 1 <= flat <= gemm"
-        )
-    return Crossover(flat, gemm, str(found.get("source", source)))
-
-
-def linear_key(n: int, k: int, format: str) -> str:
-    """The name of a linear [n, k] in tables of crossovers."""
-    return f"{n}x{k}:{format}"
+    flat, gemm, library = found.get("flat"), found.get("gemm"), found.get("library", NEVER)
+    if type(flat) is int and type(gemm) is int and type(library) is int:
+        crossover = Crossover(flat, gemm, str(found.get("source", source)), library)
+        if crossover.in_order:
+            return crossover
+    raise BadOption(
+        f"tuning table: {key:.60} has flat {flat!r:.20}, gemm {gemm!r:.20} and library {library!r:.20};"
+        " expected 1 <= flat <= gemm <= library"
+    )
 
 
 def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant]:

@@ -11,7 +11,7 @@ from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_c
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
 from llmc.codegen.regions import TorchRegion
-from llmc.codegen.select import Crossover, Crossovers
+from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.torch_calls import write_calls
 from llmc.codegen.torch_host import TorchHost
@@ -22,6 +22,7 @@ from llmc.ir.weights import evaluate_each
 from llmc.options import Options, cache_directory
 from llmc.runtime.cpu_features import choose, levels
 from llmc.runtime.cpu_program import CpuProgram
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.memory import Bytes, Region, padded
 from llmc.runtime.program import CacheSpec
 

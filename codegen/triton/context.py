@@ -5,8 +5,9 @@ from itertools import count
 from typing import Any
 
 from llmc.codegen.layout import Buffer, Domain
-from llmc.codegen.select import Crossover, Crossovers
+from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
+from llmc.runtime.crossover import Crossover, linear_key
 from llmc.runtime.cuda.plan import Workspace
 from llmc.runtime.program import CacheSpec
 
@@ -39,6 +40,11 @@ class Context:
         if key not in self._crossovers:
             self._crossovers[key] = self.crossovers.get(n, k, format, self.target)
         return self._crossovers[key]
+
+    @property
+    def chosen(self) -> dict[str, Crossover]:
+        """All crossovers that were asked for, by the names of linears."""
+        return {linear_key(*key): crossover for key, crossover in self._crossovers.items()}
 
     def workspace(self, name: str, bytes: int, bytes_per_token: int = 0) -> str:
         """A zeroed workspace of at least so many bytes that outlives steps; equal names share the largest."""

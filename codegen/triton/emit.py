@@ -105,6 +105,7 @@ class _Emitter:
             vocabulary=self.lowered.vocabulary,
             block_size=BLOCK_SIZE,
             sampling=sampling,
+            crossovers=self.context.chosen,
         )
         return GpuSource(
             {name: text for name, (_, text) in self.kernels.items()}, made, tuple(self.lowered.regions), memory
@@ -143,7 +144,7 @@ class _Emitter:
 
     def _launch(self, draft: Draft, region: int, memory: MemoryPlan) -> Launch:
         arguments = tuple(_argument(ref, memory) for ref in draft.kernel.refs)
-        return Launch(self._name(draft.kernel), draft.grid, arguments, draft.when, region)
+        return Launch(self._name(draft.kernel), draft.grid, arguments, draft.when, region, draft.candidate)
 
     def _name(self, text: KernelText) -> str:
         form = f"{text.kind} {text.warps} {text.stages} {text.pdl} {text.parameters}\n{text.text('kernel')}"

@@ -1,6 +1,14 @@
-"""Kernels of Linear regions: one for each number of rows up to a few, one each for up to 8, 16, 32 and 64, and one
-for more."""
+"""Kernels of Linear regions, in three variants: on ordinary lanes for one number of rows each, up to a few; in tiles
+for up to 8, 16, 32 and 64 rows; and in blocks of tiles for any number.
 
+A program holds all of them for every number of rows that they can serve: crossovers choose between them, those that
+are predicted here, or those that were measured where it runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llmc.codegen.layout import View
 from llmc.codegen.regions import Linear
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, rows_of
@@ -10,43 +18,79 @@ from llmc.codegen.triton.linear_formats import FORMS
 from llmc.codegen.triton.linear_gemv import emit_gemv
 from llmc.codegen.triton.linear_rows import owned
 from llmc.codegen.triton.linear_tiles import emit_tiles
-from llmc.codegen.triton.linear_tiling import FUSED, GEMV_ROWS, WIDTHS, flat_tiling, gemm_tiling
-from llmc.runtime.cuda.plan import ALWAYS, When
+from llmc.codegen.triton.linear_tiling import FUSED, GEMM_FROM, GEMV_ROWS, WIDTHS, flat_tiling, gemm_tiling
+from llmc.runtime.crossover import Crossover, linear_key
+from llmc.runtime.cuda.plan import ALWAYS, Candidate, When
+from llmc.runtime.cuda.selection import narrowed, shares
 
 
 def emit_linear(region: Linear, context: Context) -> list[Draft]:
     """The launches of one region, which between them serve every number of rows."""
-    form = FORMS[region.format]
-    complete = not region.parts or finishes(region, context)
-    raw = None if complete else raw_sums(region, context)
-    mine = owned(region, finished=complete)
-    symbol = rows_of(region.domain)
-    crossover = context.crossover(region.n, region.k, region.format)
-    flat = 1 if form.strips or form.name == "fp8" else min(crossover.flat, GEMV_ROWS + 1)
-    gemm = max(flat, min(crossover.gemm, WIDTHS[-1] + 1))
-    if not symbol:  # there is one row
-        flat, gemm = min(flat, 2), 2
-    drafts = [
-        emit_gemv(region, context, form, mine, rows, When(symbol, rows, rows) if symbol else ALWAYS, raw)
-        for rows in range(1, flat)
+    return _Variants(region, context).drafts()
+
+
+class _Variants:
+    def __init__(self, region: Linear, context: Context) -> None:
+        self.region, self.context, self.form = region, context, FORMS[region.format]
+        complete = not region.parts or finishes(region, context)
+        self.raw = None if complete else raw_sums(region, context)
+        self.owned = owned(region, finished=complete)
+        self.symbol = rows_of(region.domain)
+        self.on_lanes = not self.form.strips and self.form.name != "fp8"
+        self.rounded: View | None = None
+
+    def drafts(self) -> list[Draft]:
+        region, context = self.region, self.context
+        crossover = context.crossover(region.n, region.k, region.format)
+        made = self._choices(crossover) if self.symbol else [self._single(crossover)]
+        return [*made, *([emit_heads(region, context, self.raw)] if self.raw is not None else [])]
+
+    def _choices(self, crossover: Crossover) -> list[Draft]:
+        drafts = [self._gemv(rows) for rows in range(1, GEMV_ROWS + 1)] if self.on_lanes else []
+        for before, width in zip((0, *WIDTHS), WIDTHS, strict=False):
+            if before == FUSED:
+                drafts.append(self._ready("flat", FUSED + 1, WIDTHS[-1]))
+            drafts.append(self._flat(width, before + 1))
+        drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm()]
+        return choose(drafts, crossover)
+
+    def _single(self, crossover: Crossover) -> Draft:
+        """The launch where there is one row."""
+        draft = self._gemv(1) if self.on_lanes and crossover.flat > 1 else self._flat(WIDTHS[0], 1)
+        return replace(draft, when=ALWAYS, candidate=None)
+
+    def _gemv(self, rows: int) -> Draft:
+        draft = emit_gemv(self.region, self.context, self.form, self.owned, rows, ALWAYS, self.raw)
+        return self._candidate(draft, "gemv", rows, rows)
+
+    def _flat(self, width: int, least: int) -> Draft:
+        rounded = self.rounded if width > FUSED else None
+        ready = rounded is not None
+        tiling = flat_tiling(self.form, self.owned, width, self.region.k, self.context.target, ready=ready)
+        draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, rounded, self.raw)
+        return self._candidate(draft, "flat", least, width)
+
+    def _gemm(self) -> Draft:
+        tiling = gemm_tiling(self.form, self.owned, self.context.target)
+        draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, self.rounded, self.raw)
+        return self._candidate(draft, "gemm", GEMM_FROM, None)
+
+    def _ready(self, variant: str, least: int, most: int | None) -> Draft:
+        """The launch that makes rows ready; all variants that need it share its kernel and its result."""
+        self.rounded, draft = emit_ready(self.region, self.context, self.form, ALWAYS, into=self.rounded)
+        return self._candidate(draft, variant, least, most)
+
+    def _candidate(self, draft: Draft, variant: str, least: int, most: int | None) -> Draft:
+        linear = linear_key(self.region.n, self.region.k, self.region.format)
+        return replace(draft, when=When(self.symbol), candidate=Candidate(linear, variant, least, most))
+
+
+def choose(drafts: Sequence[Draft], crossover: Crossover) -> list[Draft]:
+    """The launches of one linear, each of a variant, for the numbers of rows that crossovers choose its variant for."""
+    found = shares([draft.candidate for draft in drafts if draft.candidate is not None], crossover)
+    return [
+        draft
+        if draft.candidate is None
+        else replace(draft, when=narrowed(draft.when, draft.candidate, found.get(draft.candidate.variant)))
+        for draft in drafts
     ]
-    rounded = None
-    first = flat
-    for width in WIDTHS:
-        last = min(width, gemm - 1)
-        if first > last:
-            continue
-        when = When(symbol, first, last) if symbol else ALWAYS
-        if width > FUSED and rounded is None:
-            rounded, draft = emit_ready(region, context, form, When(symbol, first))
-            drafts.append(draft)
-        tiling = flat_tiling(form, mine, width, region.k, context.target, ready=rounded is not None)
-        drafts.append(emit_tiles(region, context, form, mine, tiling, when, rounded, raw))
-        first = last + 1
-    if symbol:
-        if rounded is None:
-            rounded, draft = emit_ready(region, context, form, When(symbol, gemm))
-            drafts.append(draft)
-        tiling = gemm_tiling(form, mine, context.target)
-        drafts.append(emit_tiles(region, context, form, mine, tiling, When(symbol, gemm), rounded, raw))
-    return [*drafts, *([emit_heads(region, context, raw)] if raw is not None else [])]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 
 from llmc.codegen.layout import Axis, Buffer, Scalar, View
-from llmc.runtime.cuda.plan import ALWAYS, ONE, Argument, ArgumentKind, Extent, Symbol, When
+from llmc.runtime.cuda.plan import ALWAYS, ONE, Argument, ArgumentKind, Candidate, Extent, Symbol, When
 
 TYPES = {"f32": "*fp32", "f16": "*fp16", "bf16": "*bf16", "i64": "*i64", "u8": "*u8", "i8": "*i8", "fp8": "*fp8e4nv"}
 """Triton types of pointers to the elements of buffers."""
@@ -116,6 +116,8 @@ class Draft:
     kernel: KernelText
     grid: tuple[Extent, Extent, Extent] = (ONE, ONE, ONE)
     when: When = ALWAYS
+    candidate: Candidate | None = None
+    """Of which variant of a linear it is a launch, where there are several."""
 
 
 def module_text(kernels: Mapping[str, KernelText], title: str) -> str:

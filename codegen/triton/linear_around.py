@@ -16,10 +16,15 @@ BLOCK = 1024
 """Columns that the kernel of rows works on at once."""
 
 
-def emit_ready(region: Linear, context: Context, form: Form, when: When) -> tuple[View, Draft]:
-    """Rows as matrix units multiply them, filled up with zeros to whole units, and the launch that makes them."""
+def emit_ready(
+    region: Linear, context: Context, form: Form, when: When, *, into: View | None = None
+) -> tuple[View, Draft]:
+    """Rows as matrix units multiply them, filled up with zeros to whole units, and the launch that makes them.
+
+    into: where another launch of this function puts them; None for a new place.
+    """
     width = form.units(region.k) * form.unit
-    buffer = context.scratch("ready", region.domain, width, STORED[form.multiplied])
+    buffer = into.buffer if into else context.scratch("ready", region.domain, width, STORED[form.multiplied])
     kernel = KernelText("rows", warps=4, stages=1, pdl=context.pdl)
     kernel.comment = f"rows of {region.k} columns{'' if isinstance(region.source, View) else f', {region.source.op}'}"
     kernel.add("t = tl.program_id(0).to(tl.int64)")

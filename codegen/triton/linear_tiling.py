@@ -9,6 +9,8 @@ GEMV_ROWS = 3
 """The most rows that the kernels for ordinary lanes are made for."""
 WIDTHS = (8, 16, 32, 64)
 """Rows of activations that tiles are made for: the least that matrix units take, and its doubles."""
+GEMM_FROM = 2
+"""The fewest rows that blocks of tiles may serve."""
 FUSED = 16
 """Up to so many rows kernels read activations as they are; for more, a kernel before them rounds and scales rows."""
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmc.runtime.crossover import Crossover
+
 Symbol = Literal["", "T", "B", "R"]
 
 
@@ -38,6 +40,7 @@ class When:
     """The size that decides; "" for every step."""
     least: int = 1
     most: int | None = None
+    """Below `least` there is no such step."""
     decode: bool | None = None
     """True: only where each sequence has one token (T = B); False: only elsewhere."""
 
@@ -86,6 +89,20 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """That a launch belongs to one variant of a linear: it takes place where that variant is chosen."""
+
+    linear: str
+    """Such as "3072x2048:bf16": the name of its crossovers."""
+    variant: str
+    """One of `llmc.runtime.crossover.VARIANTS`."""
+    least: int
+    """Rows from which the launch can take place."""
+    most: int | None
+    """Rows up to which it can; None for no end."""
+
+
+@dataclass(frozen=True)
 class Launch:
     """One launch of a kernel."""
 
@@ -95,6 +112,36 @@ class Launch:
     when: When
     region: int
     """The region that it belongs to, by number."""
+    candidate: Candidate | None = None
+    """What `when` was narrowed from; None where there is nothing to choose."""
+
+
+Number = Literal["f32", "f16", "bf16"]
+NUMBER_BYTES: Mapping[Number, int] = {"f32": 4, "f16": 2, "bf16": 2}
+"""Bytes of the numbers that products multiply."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of matrices that a library computes: sums [rows, n] = inputs [rows, k] times the transpose of a weight
+    [n, k], whose rows follow one another. It takes its place among the launches."""
+
+    weight: Argument
+    inputs: Argument
+    sums: Argument
+    """fp32."""
+    dtype: Number
+    """Of weight and inputs."""
+    n: int
+    k: int
+    stride: int
+    """Numbers from one row of sums to the next."""
+    rows: Symbol
+    when: When
+    region: int
+    """The region that it belongs to, by number."""
+    candidate: Candidate | None = None
+    """What `when` was narrowed from; None where there is nothing to choose."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +190,7 @@ class Plan:
 
     target: str
     kernels: tuple[Kernel, ...]
-    launches: tuple[Launch, ...]
+    launches: tuple[Launch | Product, ...]
     weights: tuple[str, ...]
     weight_bytes: tuple[int, ...]
     """The length of each, as it is stored."""
@@ -156,3 +203,5 @@ class Plan:
     """Tokens in a block of the cache; kernels are made for it."""
     sampling: tuple[Launch, ...] = field(default=())
     """After the launches of a step, where tokens are chosen on the device."""
+    crossovers: Mapping[str, Crossover] = field(default_factory=dict)
+    """Of each linear that has variants: those that chose the launches (see `llmc.runtime.cuda.selection`)."""

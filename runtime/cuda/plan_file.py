@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import cast, get_args
 
 from llmc.runtime.checked_json import Field, parse
+from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
 from llmc.runtime.cuda.plan import (
     CHOICE_ARRAYS,
     STEP_ARRAYS,
     Argument,
     ArgumentKind,
     Cache,
+    Candidate,
     Extent,
     Kernel,
     Launch,
@@ -28,8 +30,9 @@ from llmc.runtime.cuda.plan import (
     Workspace,
     cache_arrays,
 )
+from llmc.runtime.cuda.selection import select
 
-ABI = 1
+ABI = 2
 """The version of kernels' parameters and of the plan."""
 MOST_KERNELS, MOST_LAUNCHES, MOST_WEIGHTS, MOST_PARAMETERS = 10_000, 100_000, 1_000_000, 256
 MOST_BYTES = 1 << 50
@@ -122,17 +125,19 @@ def _plan(field: Field) -> Plan:
         members["weights"].reject("different names")
     if len(sizes) != len(weights):
         members["weight_bytes"].reject("a length for each weight")
+    crossovers = {name: _crossover(item) for name, item in members["crossovers"].entries(MOST_WEIGHTS)}
     reader = _Launches(
         kernels={kernel.name: kernel for kernel in kernels},
         weights=frozenset(weights),
         caches=caches,
         workspaces=frozenset(workspace.name for workspace in workspaces),
         arena=members["arena_bytes_per_token"].integer(0, MOST_BYTES),
+        linears=frozenset(crossovers),
     )
     rearrangements = tuple(reader.rearrangement(item) for item in members["rearrangements"].items(MOST_WEIGHTS))
     if len({rearrangement.weight for rearrangement in rearrangements}) != len(rearrangements):
         members["rearrangements"].reject("one for a weight")
-    return Plan(
+    plan = Plan(
         target=members["target"].text(_IDENTIFIER),
         kernels=kernels,
         launches=tuple(reader.launch(item) for item in members["launches"].items(MOST_LAUNCHES)),
@@ -145,7 +150,11 @@ def _plan(field: Field) -> Plan:
         vocabulary=members["vocabulary"].integer(1, 1 << 31),
         block_size=members["block_size"].integer(1, 1 << 16),
         sampling=tuple(reader.launch(item, _CHOOSING) for item in members["sampling"].items(1000)),
+        crossovers=crossovers,
     )
+    if select(plan) != plan:
+        members["launches"].reject("launches in the steps that the crossovers choose them for")
+    return plan
 
 
 def _kernel(field: Field) -> Kernel:
@@ -195,10 +204,12 @@ class _Place:
     arrays: tuple[str, ...] = ()
     symbols: tuple[str, ...] = get_args(Symbol)
     """Of its grid."""
+    chosen: bool = False
+    """Whether launches may belong to a variant of a linear."""
 
 
 _IN_STEP = tuple(kind for kind in get_args(ArgumentKind) if kind not in ("source", "target"))
-_STEP = _Place(_IN_STEP, STEP_ARRAYS)
+_STEP = _Place(_IN_STEP, STEP_ARRAYS, chosen=True)
 _CHOOSING = _Place(_IN_STEP, STEP_ARRAYS + CHOICE_ARRAYS)
 _REARRANGING = _Place(("source", "target"), symbols=("",))
 
@@ -212,6 +223,7 @@ class _Launches:
     caches: tuple[Cache, ...]
     workspaces: frozenset[str]
     arena: int
+    linears: frozenset[str]
 
     def launch(self, field: Field, place: _Place = _STEP) -> Launch:
         members = field.members(tuple(Launch.__dataclass_fields__))
@@ -229,7 +241,20 @@ class _Launches:
         ):
             if (argument.kind == "size") != (type == "i32"):
                 item.reject(f"an argument for a parameter of type {type}")
-        return Launch(kernel.name, sides, arguments, _when(members["when"]), members["region"].integer(-1, 1 << 24))
+        candidate = members["candidate"].optional(self._candidate)
+        if candidate is not None and not place.chosen:
+            members["candidate"].reject("nothing, where there is nothing to choose")
+        region = members["region"].integer(-1, 1 << 24)
+        return Launch(kernel.name, sides, arguments, _when(members["when"]), region, candidate)
+
+    def _candidate(self, field: Field) -> Candidate:
+        members = field.members(tuple(Candidate.__dataclass_fields__))
+        linear = members["linear"].text()
+        if linear not in self.linears:
+            members["linear"].reject("a linear of which there are crossovers")
+        least = members["least"].integer(1, 1 << 30)
+        most = members["most"].optional(lambda item: item.integer(least, 1 << 30))
+        return Candidate(linear, members["variant"].choice(*VARIANTS), least, most)
 
     def rearrangement(self, field: Field) -> Rearrangement:
         members = field.members(tuple(Rearrangement.__dataclass_fields__))
@@ -273,6 +298,15 @@ def _extent(field: Field, symbols: tuple[str, ...]) -> Extent:
     )
 
 
+def _crossover(field: Field) -> Crossover:
+    members = field.members(tuple(Crossover.__dataclass_fields__))
+    flat, gemm, library = (members[name].integer(1, NEVER) for name in ("flat", "gemm", "library"))
+    crossover = Crossover(flat, gemm, members["source"].text(), library)
+    if not crossover.in_order:
+        field.reject("crossovers in order: flat, gemm, library")
+    return crossover
+
+
 def _when(field: Field) -> When:
     members = field.members(tuple(When.__dataclass_fields__))
     decode = members["decode"].value
@@ -281,6 +315,6 @@ def _when(field: Field) -> When:
     return When(
         symbol=cast(Symbol, members["symbol"].choice(*get_args(Symbol))),
         least=members["least"].integer(1, 1 << 30),
-        most=members["most"].optional(lambda item: item.integer(1, 1 << 30)),
+        most=members["most"].optional(lambda item: item.integer(0, 1 << 30)),
         decode=decode,
     )

@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import BadRequest
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, STEPS, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
 from llmc.runtime.cuda.plan import CACHE_BYTES, STEP_ARRAYS, Argument, Launch, Plan, cache_arrays
+from llmc.runtime.cuda.selection import select
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
 from llmc.runtime.decoding import Continuation
@@ -28,11 +30,20 @@ class GpuProgram:
     logits and the arrays of a step. Recorded graphs use the same memory, so they take none of their own.
     """
 
-    def __init__(self, plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        weights: Mapping[str, npt.NDArray[Any]],
+        crossovers: Mapping[str, Crossover] | None = None,
+    ) -> None:
         """Copy the weights to the device, on which the kernels of the plan are.
 
-        Raises ArtifactRejected if a weight is missing, and MemoryError.
+        crossovers: those that choose the variants of linears, in place of the plan's own.
+
+        Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and MemoryError.
         """
+        plan = select(plan, crossovers)
         self.plan = plan
         self.block_multiple = plan.block_size
         self.device = device

@@ -8,21 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmc.codegen.select import (
-    NEVER,
-    PREDICTED,
     SCANNED_ROWS,
-    Crossover,
     Crossovers,
     M,
     choose_attention,
     choose_linear,
-    linear_key,
     linear_variants,
     predict,
 )
 from llmc.codegen.target import PRESETS, Target
 from llmc.errors import BadOption
 from llmc.ir.packed_formats import FORMATS
+from llmc.runtime.crossover import NEVER, PREDICTED, Crossover, linear_key
 
 HERE = Target.preset("avx512")
 

@@ -1,5 +1,6 @@
 """Launch plans as files: what was written is read, and what a stranger altered is refused."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.tiny_gpu_program import CHOOSING, PLAN
+from support.tiny_variants import VARIANTS
 
 from llmc.errors import ArtifactRejected
 from llmc.runtime.cuda.plan_file import Binary, parse_plan, to_json
@@ -36,6 +38,48 @@ def test_what_was_written_is_read() -> None:
     assert (with_ptx.plan, with_ptx.ptx) == (PLAN, names)
 
 
+def test_crossovers_and_what_they_choose_from_are_read() -> None:
+    binaries = {kernel.name: Binary(kernel.name, 0, 200, 0, 32) for kernel in VARIANTS.kernels}
+    plain = json.loads(json.dumps(to_json(VARIANTS, binaries, {}, COMPILER)))
+    assert parsed(plain).plan == VARIANTS
+
+
+def _variants(alter: Callable[[Document], object]) -> str:
+    """What is said of the plan with variants once it is altered."""
+    binaries = {kernel.name: Binary(kernel.name, 0, 200, 0, 32) for kernel in VARIANTS.kernels}
+    plain = json.loads(json.dumps(to_json(VARIANTS, binaries, {}, COMPILER)))
+    alter(plain["plan"])
+    with pytest.raises(ArtifactRejected) as caught:
+        parsed(plain)
+    return str(caught.value)
+
+
+def _logits(plan: Document, place: int) -> Document:
+    """One of the launches that have a variant."""
+    launch = plan["launches"][2 + place]
+    assert isinstance(launch, dict)
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("message", "alter"),
+    [
+        ("expected launches in the steps that", lambda plan: _logits(plan, 0)["when"].update(most=3)),
+        ("expected launches in the steps that", lambda plan: plan["crossovers"]["7x8:f32"].update(flat=2)),
+        ("expected crossovers in order", lambda plan: plan["crossovers"]["7x8:f32"].update(flat=18)),
+        ("gemm: expected an integer from 1", lambda plan: plan["crossovers"]["7x8:f32"].update(gemm=0)),
+        ("linear: expected a linear of which there are", lambda plan: plan.update(crossovers={})),
+        ("variant: expected 'gemv' or", lambda plan: _logits(plan, 0)["candidate"].update(variant="fast")),
+        ("most: expected an integer from 9", lambda plan: _logits(plan, 2)["candidate"].update(most=8)),
+        ("nothing computes 7x8:f32 of region 0 for 65 rows", lambda plan: plan["launches"].pop()),
+        ("candidate: expected nothing, where there is nothing to choose", lambda plan: plan["rearrangements"][0][
+            "launch"].update(candidate=_logits(plan, 0)["candidate"])),
+    ],
+)  # fmt: skip
+def test_crossovers_that_do_not_fit_their_plan_are_refused(message: str, alter: Callable[[Document], object]) -> None:
+    assert message in _variants(alter)
+
+
 def _argument(kind: str) -> Callable[[Document], Document]:
     """The first argument of its kind in the launches of a step."""
     return lambda plain: next(
@@ -44,7 +88,7 @@ def _argument(kind: str) -> Callable[[Document], Document]:
 
 
 ALTERED: list[tuple[str, Callable[[Document], object]]] = [
-    ("abi: expected version 1", lambda d: d.update(abi=2)),
+    ("abi: expected version 2", lambda d: d.update(abi=1)),
     ("binaries: expected code for each", lambda d: d["binaries"].pop("sum_0")),
     ("ptx: expected nothing, or code for each", lambda d: d["ptx"].update(sum_0=d["binaries"]["sum_0"])),
     ("sum_0.bytes: expected an integer from 1 to 600", lambda d: d["binaries"]["sum_0"].update(bytes=601)),
@@ -115,5 +159,5 @@ def _alter_somewhere(plain: Document, choose: random.Random, values: list[object
         if choose.random() < 0.2:
             del at[key]
         else:
-            at[key] = choose.choice(values)
+            at[key] = copy.deepcopy(choose.choice(values))  # which may be altered in its turn
         return

@@ -9,7 +9,7 @@ from support.triton_interpreter import Launch, launch, load_kernels
 
 from llmc.codegen.layout import Buffer, Scalar, View, fresh
 from llmc.codegen.regions import ChainStep, HeadPart, Linear, Norm, Rotation, RowOp
-from llmc.codegen.select import Crossover, Crossovers
+from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_linear import emit_linear
@@ -18,6 +18,7 @@ from llmc.codegen.triton.kernel import Draft, Ref, module_text
 from llmc.codegen.triton.packed import PackedWeight
 from llmc.ir.ops import ACTIVATIONS, layer_norm, rms_norm, rope
 from llmc.ir.packed_formats import FORMATS, pack, padded_columns, tile_count, unpack
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.program import CacheSpec
 
 TYPES = {

@@ -1,0 +1,41 @@
+"""From how many rows on each variant of a linear serves.
+
+A linear [n, k] has up to four variants: gemv computes row by row, flat a few rows at once, gemm many, and library is a
+vendor's matrix product. They take over from each other in this order as rows become more.
+"""
+
+from dataclasses import dataclass
+
+VARIANTS = ("gemv", "flat", "gemm", "library")
+"""In the order in which they take over."""
+
+NEVER = 2**31 - 1
+"""The crossover to a variant that is never used; fits a C int."""
+
+PREDICTED = "predicted"
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The first numbers of rows for which the variants of one linear serve; gemv serves from one row on."""
+
+    flat: int
+    gemm: int
+    source: str = PREDICTED
+    """Where the numbers come from: `PREDICTED`, or such as "measured on an EPYC, 2026-11-21"."""
+    library: int = NEVER
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Of `VARIANTS`."""
+        return 1, self.flat, self.gemm, self.library
+
+    @property
+    def in_order(self) -> bool:
+        """Whether no variant begins before the one that it takes over from."""
+        return list(self.starts) == sorted(self.starts) and self.library <= NEVER
+
+
+def linear_key(n: int, k: int, format: str) -> str:
+    """The name of a linear [n, k] in tables of crossovers."""
+    return f"{n}x{k}:{format}"
