@@ -6,6 +6,8 @@ vendor's matrix product. They take over from each other in this order as rows be
 
 from dataclasses import dataclass
 
+from llmc.runtime.checked_json import Field
+
 VARIANTS = ("gemv", "flat", "gemm", "library")
 """In the order in which they take over."""
 
@@ -34,6 +36,16 @@ class Crossover:
     def in_order(self) -> bool:
         """Whether no variant begins before the one that it takes over from."""
         return list(self.starts) == sorted(self.starts) and self.library <= NEVER
+
+
+def read_crossover(field: Field) -> Crossover:
+    """The crossovers of one linear, as a file has them. Raises ArtifactRejected."""
+    members = field.members(tuple(Crossover.__dataclass_fields__))
+    flat, gemm, library = (members[name].integer(1, NEVER) for name in ("flat", "gemm", "library"))
+    crossover = Crossover(flat, gemm, members["source"].text(), library)
+    if not crossover.in_order:
+        field.reject("crossovers in order: flat, gemm, library")
+    return crossover
 
 
 def linear_key(n: int, k: int, format: str) -> str:

@@ -115,6 +115,11 @@ class Gpu:
     """Shared memory that one block can have."""
 
     @property
+    def kind(self) -> str:
+        """What measurements of GPUs like this one are kept under."""
+        return f"{self.name}, {self.level}, {self.multiprocessors} multiprocessors"
+
+    @property
     def level(self) -> str:
         """What kernels for it are called, such as "sm_90"."""
         return f"sm_{self.capability[0]}{self.capability[1]}"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import cast, get_args
 
 from llmc.runtime.checked_json import Field, parse
-from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
+from llmc.runtime.crossover import VARIANTS, read_crossover
 from llmc.runtime.cuda.plan import (
     CHOICE_ARRAYS,
     STEP_ARRAYS,
@@ -125,7 +125,7 @@ def _plan(field: Field) -> Plan:
         members["weights"].reject("different names")
     if len(sizes) != len(weights):
         members["weight_bytes"].reject("a length for each weight")
-    crossovers = {name: _crossover(item) for name, item in members["crossovers"].entries(MOST_WEIGHTS)}
+    crossovers = {name: read_crossover(item) for name, item in members["crossovers"].entries(MOST_WEIGHTS)}
     reader = _Launches(
         kernels={kernel.name: kernel for kernel in kernels},
         weights=frozenset(weights),
@@ -296,15 +296,6 @@ def _extent(field: Field, symbols: tuple[str, ...]) -> Extent:
         plus=cast(Symbol, members["plus"].choice(*symbols)),
         more=members["more"].integer(0, 1 << 30),
     )
-
-
-def _crossover(field: Field) -> Crossover:
-    members = field.members(tuple(Crossover.__dataclass_fields__))
-    flat, gemm, library = (members[name].integer(1, NEVER) for name in ("flat", "gemm", "library"))
-    crossover = Crossover(flat, gemm, members["source"].text(), library)
-    if not crossover.in_order:
-        field.reject("crossovers in order: flat, gemm, library")
-    return crossover
 
 
 def _when(field: Field) -> When:

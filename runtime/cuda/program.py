@@ -48,7 +48,8 @@ class GpuProgram:
         self.block_multiple = plan.block_size
         self.device = device
         self._kernels = {kernel.name: kernel for kernel in plan.kernels}
-        self._weights = load_weights(plan, device, weights)
+        self.weights = load_weights(plan, device, weights)
+        """Where each lies."""
         self._caches: list[dict[str, Place]] = []
         self._cache_blocks = 0
         self._capacity = 0
@@ -150,7 +151,7 @@ class GpuProgram:
             assert self._arena is not None, "_reserve() makes it"
             return Place(self._arena, argument.number * self._capacity)
         if argument.kind == "weight":
-            return self._weights[argument.name]
+            return self.weights[argument.name]
         if argument.kind == "step":
             return arrays.place(argument.name)
         if argument.kind == "size":
