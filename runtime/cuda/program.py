@@ -44,7 +44,7 @@ class GpuProgram:
         Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and MemoryError.
         """
         plan = select(plan, crossovers)
-        self.plan = plan
+        self._stored = self.plan = plan
         self.block_multiple = plan.block_size
         self.device = device
         self._kernels = {kernel.name: kernel for kernel in plan.kernels}
@@ -93,7 +93,6 @@ class GpuProgram:
             self._reserve(size, size)
             self._graphs.step(batch, self._cache_blocks)
         else:
-            self._reserve(tokens, rows)
             self._launch(batch)
         if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
             self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
@@ -137,13 +136,18 @@ class GpuProgram:
 
     def _launch(self, batch: Batch) -> None:
         """Ask for the launches of any step, without recording them."""
+        self.run(self.plan.launches, *self.arranged(batch))
+
+    def arranged(self, batch: Batch) -> tuple[Mapping[str, int], StepArrays]:
+        """The sizes of any step, and its arrays, which are on the device then; it has room for the step."""
+        self._reserve(len(batch.tokens), len(batch.rows))
         given = {name: getattr(batch, name) for name in STEP_ARRAYS}
         self._arrays.lay_out({name: array.shape for name, array in given.items()})
         for name, array in given.items():
             self._arrays.arrays[name][...] = array
         self._arrays.upload()
         sizes = {"T": len(batch.tokens), "B": len(batch.lengths), "R": len(batch.rows), "M": batch.blocks.shape[1]}
-        self.run(self.plan.launches, sizes, self._arrays)
+        return sizes, self._arrays
 
     def locate(self, argument: Argument, sizes: Mapping[str, int], arrays: StepArrays) -> Place | int:
         """What a launch is given for an argument in a step of these sizes."""
