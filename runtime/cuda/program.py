@@ -44,7 +44,7 @@ class GpuProgram:
         Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and MemoryError.
         """
         plan = select(plan, crossovers)
-        self._stored = self.plan = plan
+        self.plan = plan
         self.block_multiple = plan.block_size
         self.device = device
         self._kernels = {kernel.name: kernel for kernel in plan.kernels}
@@ -61,6 +61,16 @@ class GpuProgram:
         self._arrays = StepArrays(device)
         self._graphs = DecodeGraphs(plan, device, self.run)
         self.decode_steps = STEPS if plan.sampling else 0
+
+    def tune(self, crossovers: Mapping[str, Crossover]) -> None:
+        """Let these crossovers choose the variants of linears from now on; linears that are not among them keep theirs.
+
+        Raises BadOption if crossovers are out of order.
+        """
+        self._graphs.forget()
+        self.plan = select(self.plan, crossovers)
+        self._graphs = DecodeGraphs(self.plan, self.device, self.run)
+        self._capacity, self._arena = 0, None  # other launches may need other memory
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Set aside zeroed caches; what the former ones held is gone.
