@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from llmc.runtime.checked_json import Field
 
-VARIANTS = ("gemv", "flat", "gemm", "library")
+LIBRARY = "library"
+VARIANTS = ("gemv", "flat", "gemm", LIBRARY)
 """In the order in which they take over."""
 
 NEVER = 2**31 - 1

@@ -25,10 +25,11 @@ from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.emit_rows import emit_rows
 from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import Draft, KernelText, Ref, module_text
+from llmc.codegen.triton.linear_library import ProductDraft
 from llmc.codegen.triton.packed import packed_weights
 from llmc.codegen.triton.score_bounds import GREATEST, score_bound
 from llmc.ir.model import Model
-from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Rearrangement
+from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Product, Rearrangement
 from llmc.runtime.program import CacheSpec
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i64": 8, "u8": 1, "i8": 1, "fp8": 1}
@@ -58,7 +59,7 @@ class GpuSource:
         """Names of the kernels that compute a region for one token, by the region's number."""
         sizes = {"T": 1, "B": 1, "R": 1}
         launches = [launch for launch in self.plan.launches if launch.region == region and launch.when.holds(sizes)]
-        return tuple(dict.fromkeys(launch.kernel for launch in launches))
+        return tuple(dict.fromkeys(launch.kernel for launch in launches if isinstance(launch, Launch)))
 
 
 def emit(model: Model, caches: Iterable[CacheSpec], target: Target, crossovers: Crossovers | None = None) -> GpuSource:
@@ -89,7 +90,12 @@ class _Emitter:
 
     def run(self) -> GpuSource:
         memory = plan(self._lifetimes())
-        launches = tuple(self._launch(draft, number, memory) for number, draft in self.drafts)
+        launches = tuple(
+            self._product(draft, number, memory)
+            if isinstance(draft, ProductDraft)
+            else self._launch(draft, number, memory)
+            for number, draft in self.drafts
+        )
         sampling = tuple(self._launch(draft, -1, memory) for draft in emit_sampling(self.context))
         rearrangements = self._rearrangements(memory)
         made = Plan(
@@ -111,7 +117,7 @@ class _Emitter:
             {name: text for name, (_, text) in self.kernels.items()}, made, tuple(self.lowered.regions), memory
         )
 
-    def _drafts(self, region: Region) -> list[Draft]:
+    def _drafts(self, region: Region) -> Sequence[Draft | ProductDraft]:
         if isinstance(region, Linear):
             return emit_linear(region, self.context)
         if isinstance(region, Attention):
@@ -133,7 +139,7 @@ class _Emitter:
         last: dict[int, int] = {}
         buffers: dict[int, Buffer] = {}
         for place, (_, draft) in enumerate(self.drafts):
-            for buffer in (ref.buffer for ref in draft.kernel.refs if ref.buffer is not None):
+            for buffer in (ref.buffer for ref in draft.refs if ref.buffer is not None):
                 buffers[buffer.key] = buffer
                 first.setdefault(buffer.key, place)
                 last[buffer.key] = place
@@ -143,8 +149,15 @@ class _Emitter:
         ]
 
     def _launch(self, draft: Draft, region: int, memory: MemoryPlan) -> Launch:
-        arguments = tuple(_argument(ref, memory) for ref in draft.kernel.refs)
+        arguments = tuple(_argument(ref, memory) for ref in draft.refs)
         return Launch(self._name(draft.kernel), draft.grid, arguments, draft.when, region, draft.candidate)
+
+    def _product(self, draft: ProductDraft, region: int, memory: MemoryPlan) -> Product:
+        weight, inputs, sums = (_argument(ref, memory) for ref in draft.refs)
+        return Product(
+            weight, inputs, sums, draft.dtype, draft.n, draft.k, draft.stride, draft.rows, draft.when, region,
+            draft.candidate,
+        )  # fmt: skip
 
     def _name(self, text: KernelText) -> str:
         form = f"{text.kind} {text.warps} {text.stages} {text.pdl} {text.parameters}\n{text.text('kernel')}"

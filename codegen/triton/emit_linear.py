@@ -1,5 +1,5 @@
-"""Kernels of Linear regions, in three variants: on ordinary lanes for one number of rows each, up to a few; in tiles
-for up to 8, 16, 32 and 64 rows; and in blocks of tiles for any number.
+"""Kernels of Linear regions, in four variants: on ordinary lanes for one number of rows each, up to a few; in tiles
+for up to 8, 16, 32 and 64 rows; in blocks of tiles for any number; and around the product of a vendor's library.
 
 A program holds all of them for every number of rows that they can serve: crossovers choose between them, those that
 are predicted here, or those that were measured where it runs.
@@ -7,6 +7,7 @@ are predicted here, or those that were measured where it runs.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Linear
@@ -16,15 +17,26 @@ from llmc.codegen.triton.linear_around import emit_heads, emit_ready, raw_sums
 from llmc.codegen.triton.linear_epilogue import finishes
 from llmc.codegen.triton.linear_formats import FORMS
 from llmc.codegen.triton.linear_gemv import emit_gemv
+from llmc.codegen.triton.linear_library import ProductDraft, emit_library, multiplies
 from llmc.codegen.triton.linear_rows import owned
 from llmc.codegen.triton.linear_tiles import emit_tiles
-from llmc.codegen.triton.linear_tiling import FUSED, GEMM_FROM, GEMV_ROWS, WIDTHS, flat_tiling, gemm_tiling
-from llmc.runtime.crossover import Crossover, linear_key
+from llmc.codegen.triton.linear_tiling import (
+    FUSED,
+    GEMM_FROM,
+    GEMV_ROWS,
+    LIBRARY_FROM,
+    WIDTHS,
+    flat_tiling,
+    gemm_tiling,
+)
+from llmc.runtime.crossover import LIBRARY, Crossover, linear_key
 from llmc.runtime.cuda.plan import ALWAYS, Candidate, When
 from llmc.runtime.cuda.selection import narrowed, shares
 
+_Made = TypeVar("_Made", Draft, ProductDraft, Draft | ProductDraft)
 
-def emit_linear(region: Linear, context: Context) -> list[Draft]:
+
+def emit_linear(region: Linear, context: Context) -> list[Draft | ProductDraft]:
     """The launches of one region, which between them serve every number of rows."""
     return _Variants(region, context).drafts()
 
@@ -39,19 +51,21 @@ class _Variants:
         self.on_lanes = not self.form.strips and self.form.name != "fp8"
         self.rounded: View | None = None
 
-    def drafts(self) -> list[Draft]:
+    def drafts(self) -> list[Draft | ProductDraft]:
         region, context = self.region, self.context
         crossover = context.crossover(region.n, region.k, region.format)
         made = self._choices(crossover) if self.symbol else [self._single(crossover)]
         return [*made, *([emit_heads(region, context, self.raw)] if self.raw is not None else [])]
 
-    def _choices(self, crossover: Crossover) -> list[Draft]:
-        drafts = [self._gemv(rows) for rows in range(1, GEMV_ROWS + 1)] if self.on_lanes else []
+    def _choices(self, crossover: Crossover) -> list[Draft | ProductDraft]:
+        drafts: list[Draft | ProductDraft] = (
+            [self._gemv(rows) for rows in range(1, GEMV_ROWS + 1)] if self.on_lanes else []
+        )
         for before, width in zip((0, *WIDTHS), WIDTHS, strict=False):
             if before == FUSED:
                 drafts.append(self._ready("flat", FUSED + 1, WIDTHS[-1]))
             drafts.append(self._flat(width, before + 1))
-        drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm()]
+        drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm(), *self._library()]
         return choose(drafts, crossover)
 
     def _single(self, crossover: Crossover) -> Draft:
@@ -75,17 +89,25 @@ class _Variants:
         draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, self.rounded, self.raw)
         return self._candidate(draft, "gemm", GEMM_FROM, None)
 
+    def _library(self) -> list[Draft | ProductDraft]:
+        if not multiplies(self.region, self.form, self.context.target):
+            return []
+        assert self.rounded is not None, "tiles need rows made ready before"
+        drafts = emit_library(self.region, self.context, self.form, self.owned, self.rounded, self.raw)
+        ready = self._ready(LIBRARY, LIBRARY_FROM, None)
+        return [ready, *(self._candidate(draft, LIBRARY, LIBRARY_FROM, None) for draft in drafts)]
+
     def _ready(self, variant: str, least: int, most: int | None) -> Draft:
         """The launch that makes rows ready; all variants that need it share its kernel and its result."""
         self.rounded, draft = emit_ready(self.region, self.context, self.form, ALWAYS, into=self.rounded)
         return self._candidate(draft, variant, least, most)
 
-    def _candidate(self, draft: Draft, variant: str, least: int, most: int | None) -> Draft:
+    def _candidate(self, draft: _Made, variant: str, least: int, most: int | None) -> _Made:
         linear = linear_key(self.region.n, self.region.k, self.region.format)
         return replace(draft, when=When(self.symbol), candidate=Candidate(linear, variant, least, most))
 
 
-def choose(drafts: Sequence[Draft], crossover: Crossover) -> list[Draft]:
+def choose(drafts: Sequence[_Made], crossover: Crossover) -> list[_Made]:
     """The launches of one linear, each of a variant, for the numbers of rows that crossovers choose its variant for."""
     found = shares([draft.candidate for draft in drafts if draft.candidate is not None], crossover)
     return [

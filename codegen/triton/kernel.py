@@ -119,6 +119,11 @@ class Draft:
     candidate: Candidate | None = None
     """Of which variant of a linear it is a launch, where there are several."""
 
+    @property
+    def refs(self) -> Sequence[Ref]:
+        """What its kernel is given."""
+        return self.kernel.refs
+
 
 def module_text(kernels: Mapping[str, KernelText], title: str) -> str:
     """A Python module of `kernels`, by name."""

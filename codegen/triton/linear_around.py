@@ -1,5 +1,7 @@
 """What needs kernels of its own around the products of a linear: rows made ready, and heads finished."""
 
+from collections.abc import Mapping
+
 from llmc.codegen.layout import ROW, Axis, View
 from llmc.codegen.regions import HeadPart, Linear
 from llmc.codegen.triton.context import Context
@@ -9,9 +11,9 @@ from llmc.codegen.triton.linear_formats import Form
 from llmc.codegen.triton.linear_gemv import wait
 from llmc.codegen.triton.linear_rows import runs
 from llmc.codegen.triton.linear_source import At, Source, load
-from llmc.runtime.cuda.plan import ALWAYS, ONE, Extent, When
+from llmc.runtime.cuda.plan import ALWAYS, ONE, Extent, Number, When
 
-STORED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+STORED: Mapping[str, Number] = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 BLOCK = 1024
 """Columns that the kernel of rows works on at once."""
 

@@ -204,6 +204,20 @@ class Weights:
             ones = f"tl.full(({self.tile.shape(form.group)}), 8.0, tl.bfloat16)"
             self.kernel.add(f"{pad}sum_{s} += tl.dot({ones}, {x}) * mins_{s}_{group}")
 
+    def value(self, number: int, row: str) -> str:
+        """An expression for the fp32 values of a piece that was read; row: the rows."""
+        form, s = self.form, self.number
+        text = f"weight_{s}_{number}.to(tl.float32)"
+        if form.name == "fp8":
+            return f"{text} * tl.load({self.names['scales']} + {row}){self.tile.row()}"
+        if not form.group:
+            return text
+        group = self.pieces[number].offset // form.group
+        text += f" * scales_{s}_{group}"
+        if "mins" in self.names:
+            text += f" + mins_{s}_{group} * 8.0"
+        return f"({text}) * 0.125" if form.name.startswith("int4") else text
+
     def finish(self, y: str, row: str, known: str) -> None:
         """Add the line that multiplies finished sums by what all of a row shares."""
         if self.form.name == "fp8":

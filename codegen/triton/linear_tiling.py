@@ -11,6 +11,8 @@ WIDTHS = (8, 16, 32, 64)
 """Rows of activations that tiles are made for: the least that matrix units take, and its doubles."""
 GEMM_FROM = 2
 """The fewest rows that blocks of tiles may serve."""
+LIBRARY_FROM = 2
+"""The fewest rows that a library's product may serve."""
 FUSED = 16
 """Up to so many rows kernels read activations as they are; for more, a kernel before them rounds and scales rows."""
 

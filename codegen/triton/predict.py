@@ -17,6 +17,7 @@ from llmc.codegen.regions import Attention
 from llmc.codegen.target import Target
 from llmc.codegen.triton.emit import GpuSource
 from llmc.ir.model import Model
+from llmc.runtime.cuda.plan import Launch
 
 READ_SHARE = 0.9
 """Of the datasheet's bandwidth what reads reach (assumed: copies on Hopper are reported at 0.88 to 0.92)."""
@@ -60,7 +61,7 @@ def predict_decode(
     launches = [launch for launch in source.plan.launches if launch.when.holds(sizes)]
     if dependent is None:
         kernels = {kernel.name: kernel for kernel in source.plan.kernels}
-        dependent = all(kernels[launch.kernel].pdl for launch in launches)
+        dependent = all(kernels[launch.kernel].pdl for launch in launches if isinstance(launch, Launch))
     attentions = sum(isinstance(region, Attention) for region in source.regions)
     boundary = DEPENDENT_BOUNDARY if dependent else BOUNDARY
     latency = DEPENDENT_ATTENTION_LATENCY if dependent else ATTENTION_LATENCY

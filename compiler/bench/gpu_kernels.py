@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from llmc.runtime.cuda.device import Graph
-from llmc.runtime.cuda.plan import Launch
+from llmc.runtime.cuda.plan import Launch, Product
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.program import Batch
 
@@ -51,12 +51,12 @@ def kernel_times(program: GpuProgram, device: Timed, sequences: int, position: i
     program.step(batch)
     sizes, arrays = program.prepared(batch)
     taken = [launch for launch in program.plan.launches if launch.when.holds(sizes)]
-    names = dict.fromkeys(launch.kernel for launch in taken)
-    groups = {name: [launch for launch in taken if launch.kernel == name] for name in names}
+    names = dict.fromkeys(_name(launch) for launch in taken)
+    groups = {name: [launch for launch in taken if _name(launch) == name] for name in names}
     stored = dict(zip(program.plan.weights, program.plan.weight_bytes, strict=True))
     stored |= {each.weight: each.bytes for each in program.plan.rearrangements}
 
-    def seconds(launches: Sequence[Launch]) -> float:
+    def seconds(launches: Sequence[Launch | Product]) -> float:
         graph = device.capture(lambda: program.run(launches, sizes, arrays))
 
         def replay() -> None:
@@ -86,7 +86,12 @@ def decode_batch(sequences: int, position: int, block_size: int) -> Batch:
     )
 
 
-def _bytes(launches: Sequence[Launch], stored: dict[str, int]) -> int:
-    """Bytes of the weights that launches of a linear are given."""
-    arguments = [argument for launch in launches for argument in launch.arguments if launch.kernel.startswith(LINEAR)]
+def _name(launch: Launch | Product) -> str:
+    return launch.name if isinstance(launch, Product) else launch.kernel
+
+
+def _bytes(launches: Sequence[Launch | Product], stored: dict[str, int]) -> int:
+    """Bytes of the weights that launches of a linear are given, as they are stored."""
+    linears = [launch for launch in launches if isinstance(launch, Product) or launch.kernel.startswith(LINEAR)]
+    arguments = [argument for launch in linears for argument in launch.arguments]
     return sum(stored[argument.name] for argument in arguments if argument.kind == "weight")

@@ -20,11 +20,15 @@ class CudaContext:
         driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._handle), device)
         weakref.finalize(self, driver.call, "cuDevicePrimaryCtxRelease_v2", device).atexit = False
 
-    def call(self, name: str, *arguments: object) -> None:
-        """Call a function of the driver in this context, from whatever thread. Raises DeviceFailed, and MemoryError."""
+    def enter(self) -> None:
+        """Make it that of this thread. Raises DeviceFailed."""
         if self._thread != threading.get_ident():
             self.driver.call("cuCtxSetCurrent", self._handle)
             self._thread = threading.get_ident()
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver in this context, from whatever thread. Raises DeviceFailed, and MemoryError."""
+        self.enter()
         self.driver.call(name, *arguments)
 
     def make(self, name: str, *arguments: object) -> Handle:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import DeviceFailed
+from llmc.runtime.cuda.cublas import NO_CUBLAS, FoundCublas
 from llmc.runtime.cuda.cuda_context import CudaContext, CudaEvent
 from llmc.runtime.cuda.device import Grid, Place
 from llmc.runtime.cuda.driver import (
@@ -27,7 +28,8 @@ from llmc.runtime.cuda.driver import (
     LaunchAttribute,
     LaunchConfig,
 )
-from llmc.runtime.cuda.plan import Kernel
+from llmc.runtime.cuda.multiplier import WORKSPACE_BYTES, Multiplier
+from llmc.runtime.cuda.plan import Kernel, Product
 
 STAGE_BYTES = 16 << 20
 """Copies pass through pinned memory in pieces of this size: one is filled while the other travels."""
@@ -104,10 +106,13 @@ class _Stage:
 
 
 class CudaDevice:
-    """One GPU, a stream on it, and the kernels of a program."""
+    """One GPU, a stream on it, the kernels of a program, and cuBLAS where it was found."""
 
-    def __init__(self, driver: Driver, gpu: Gpu, images: Mapping[str, Image]) -> None:
-        """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and MemoryError."""
+    def __init__(self, driver: Driver, gpu: Gpu, images: Mapping[str, Image], cublas: FoundCublas = NO_CUBLAS) -> None:
+        """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and MemoryError.
+
+        A library that cannot be used is done without; `products` says so.
+        """
         self.gpu = gpu
         self._context = CudaContext(driver, gpu)
         self._call = self._context.call
@@ -116,6 +121,9 @@ class CudaDevice:
         self._stages = [_Stage(self._context), _Stage(self._context)]
         self._pdl = driver.version >= PDL_VERSION
         self._functions = {name: self._load(name, image) for name, image in images.items()}
+        self.products = cublas.says
+        """Which library computes products, or why none does."""
+        self._multiplier = self._begin_products(cublas)
 
     def allocate(self, bytes: int, *, zeroed: bool = True) -> CudaMemory:
         """Memory of at least 1 byte, aligned to 256. Raises MemoryError."""
@@ -172,12 +180,25 @@ class CudaDevice:
         except DeviceFailed as error:
             raise DeviceFailed(f"{kernel.name} over {grid}: {error}") from None
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has a library that computes products."""
+        return self._multiplier is not None
+
+    def multiply(self, product: Product, rows: int, weight: Place, inputs: Place, sums: Place) -> None:
+        """Compute a product over so many rows. Raises DeviceFailed, and MemoryError."""
+        assert self._multiplier is not None, "only programs of devices that multiply have products"
+        self._multiplier.multiply(
+            self._pointer(weight), self._pointer(inputs), self._pointer(sums), dtype=product.dtype, rows=rows,
+            n=product.n, k=product.k, stride=product.stride,
+        )  # fmt: skip
+
     def synchronize(self) -> None:
         """Wait until everything is done. Raises DeviceFailed if a kernel failed."""
         self._call("cuStreamSynchronize", self._stream)
 
     def capture(self, record: Callable[[], None]) -> CudaGraph:
-        """Record the launches and copies within the device that `record` asks for."""
+        """Record the launches, products and copies within the device that `record` asks for."""
         graph = Handle()
         self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_RELAXED)
         try:
@@ -200,6 +221,16 @@ class CudaDevice:
         end.record(self._stream)
         end.wait()
         return end.seconds_since(begin)
+
+    def _begin_products(self, found: FoundCublas) -> Multiplier | None:
+        if found.cublas is None:
+            return None
+        self._product_memory = self.allocate(WORKSPACE_BYTES, zeroed=False)
+        try:
+            return Multiplier(self, found.cublas, self._context, self._stream, self._product_memory.pointer)
+        except DeviceFailed as error:
+            self.products = f"none: {error}"
+            return None
 
     def _free(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmc.errors import NumericsGateFailed
 from llmc.runtime.cuda.device import Device, Graph
-from llmc.runtime.cuda.plan import Launch, Plan
+from llmc.runtime.cuda.plan import Launch, Plan, Product
 from llmc.runtime.cuda.step_arrays import Shape, StepArrays
 from llmc.runtime.decoding import MOST_ENDS, Continuation
 from llmc.runtime.program import Batch
@@ -30,7 +30,7 @@ NOTHING, NOT_A_NUMBER = -1, -2
 """What stands in `chosen` where no token was chosen, and where the largest logit is not finite."""
 
 Array = np.ndarray[Shape, np.dtype[np.int64]]
-Run = Callable[[Sequence[Launch], Mapping[str, int], StepArrays], None]
+Run = Callable[[Sequence[Launch | Product], Mapping[str, int], StepArrays], None]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the runtime asks of a GPU: memory, copies, launches, and launches recorded once and repeated.
+"""What the runtime asks of a GPU: memory, copies, launches, products, and all that recorded once and repeated.
 
 Everything happens in the order in which it is asked for. Copies and launches may return before they are done;
 `download` and `synchronize` wait.
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from llmc.runtime.cuda.plan import Kernel
+from llmc.runtime.cuda.plan import Kernel, Product
 
 ALIGNMENT = 256
 """Every allocation, and every array that is carved out of one, begins at a multiple of so many bytes."""
@@ -68,11 +68,18 @@ class Device(Protocol):
             pdl: whether it may begin before its predecessor has ended.
         """
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has a library that computes products."""
+
+    def multiply(self, product: Product, rows: int, weight: Place, inputs: Place, sums: Place) -> None:
+        """Compute a product over so many rows, of matrices that begin at the given places. It must have a library."""
+
     def synchronize(self) -> None:
         """Wait until everything is done."""
 
     def capture(self, record: Callable[[], None]) -> Graph:
-        """Record the launches and copies within the device that `record` asks for, instead of doing them."""
+        """Record the launches, products and copies within the device that `record` asks for, instead of doing them."""
 
 
 def padded(bytes: int) -> int:

@@ -143,6 +143,16 @@ class Product:
     candidate: Candidate | None = None
     """What `when` was narrowed from; None where there is nothing to choose."""
 
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"product_{self.n}x{self.k}_{self.dtype}"
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """All of its matrices."""
+        return self.weight, self.inputs, self.sums
+
 
 @dataclass(frozen=True)
 class Rearrangement:

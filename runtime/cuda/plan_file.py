@@ -15,6 +15,7 @@ from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.crossover import VARIANTS, read_crossover
 from llmc.runtime.cuda.plan import (
     CHOICE_ARRAYS,
+    NUMBER_BYTES,
     STEP_ARRAYS,
     Argument,
     ArgumentKind,
@@ -23,7 +24,9 @@ from llmc.runtime.cuda.plan import (
     Extent,
     Kernel,
     Launch,
+    Number,
     Plan,
+    Product,
     Rearrangement,
     Symbol,
     When,
@@ -140,7 +143,7 @@ def _plan(field: Field) -> Plan:
     plan = Plan(
         target=members["target"].text(_IDENTIFIER),
         kernels=kernels,
-        launches=tuple(reader.launch(item) for item in members["launches"].items(MOST_LAUNCHES)),
+        launches=tuple(reader.launch_or_product(item) for item in members["launches"].items(MOST_LAUNCHES)),
         weights=weights,
         weight_bytes=sizes,
         rearrangements=rearrangements,
@@ -152,6 +155,9 @@ def _plan(field: Field) -> Plan:
         sampling=tuple(reader.launch(item, _CHOOSING) for item in members["sampling"].items(1000)),
         crossovers=crossovers,
     )
+    for launch, item in zip(plan.launches, members["launches"].items(MOST_LAUNCHES), strict=True):
+        if isinstance(launch, Product) and not _within(launch, plan):
+            item.reject("a product of matrices that lie within the plan's memory")
     if select(plan) != plan:
         members["launches"].reject("launches in the steps that the crossovers choose them for")
     return plan
@@ -212,6 +218,7 @@ _IN_STEP = tuple(kind for kind in get_args(ArgumentKind) if kind not in ("source
 _STEP = _Place(_IN_STEP, STEP_ARRAYS, chosen=True)
 _CHOOSING = _Place(_IN_STEP, STEP_ARRAYS + CHOICE_ARRAYS)
 _REARRANGING = _Place(("source", "target"), symbols=("",))
+_WEIGHT, _INPUTS, _SUMS = _Place(("weight", "workspace")), _Place(("arena",)), _Place(("arena", "logits"))
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,26 @@ class _Launches:
             members["candidate"].reject("nothing, where there is nothing to choose")
         region = members["region"].integer(-1, 1 << 24)
         return Launch(kernel.name, sides, arguments, _when(members["when"]), region, candidate)
+
+    def launch_or_product(self, field: Field) -> Launch | Product:
+        """One of the launches of a step."""
+        if not isinstance(field.value, dict) or "sums" not in field.value:
+            return self.launch(field)
+        members = field.members(tuple(Product.__dataclass_fields__))
+        sizes = [members[name].integer(1, 1 << 31) for name in ("n", "k", "stride")]
+        return Product(
+            weight=self._argument(members["weight"], _WEIGHT),
+            inputs=self._argument(members["inputs"], _INPUTS),
+            sums=self._argument(members["sums"], _SUMS),
+            dtype=cast(Number, members["dtype"].choice(*get_args(Number))),
+            n=sizes[0],
+            k=sizes[1],
+            stride=sizes[2],
+            rows=cast(Symbol, members["rows"].choice("T", "R")),
+            when=_when(members["when"]),
+            region=members["region"].integer(-1, 1 << 24),
+            candidate=members["candidate"].optional(self._candidate),
+        )
 
     def _candidate(self, field: Field) -> Candidate:
         members = field.members(tuple(Candidate.__dataclass_fields__))
@@ -285,6 +312,21 @@ class _Launches:
         if name not in allowed:
             members["name"].reject(f"the name of a {kind}")
         return Argument(kind, name, number)
+
+
+def _within(product: Product, plan: Plan) -> bool:
+    """Whether the matrices lie in the memory that they are said to lie in: nobody else checks where a library reads."""
+    number = NUMBER_BYTES[product.dtype]
+    room = {("weight", name): size for name, size in zip(plan.weights, plan.weight_bytes, strict=True)}
+    room |= {("weight", each.weight): each.bytes for each in plan.rearrangements}
+    room |= {("workspace", each.name): each.bytes for each in plan.workspaces}
+    if product.n * product.k * number > room[product.weight.kind, product.weight.name]:
+        return False
+    if product.inputs.number + product.k * number > plan.arena_bytes_per_token or product.n > product.stride:
+        return False
+    if product.sums.kind == "logits":
+        return product.stride == plan.vocabulary and product.rows == "R"
+    return product.sums.number + product.stride * 4 <= plan.arena_bytes_per_token
 
 
 def _extent(field: Field, symbols: tuple[str, ...]) -> Extent:

@@ -7,10 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import BadRequest
-from llmc.runtime.crossover import Crossover
+from llmc.runtime.crossover import LIBRARY, Crossover
 from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, STEPS, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
-from llmc.runtime.cuda.plan import CACHE_BYTES, STEP_ARRAYS, Argument, Launch, Plan, cache_arrays
+from llmc.runtime.cuda.plan import (
+    CACHE_BYTES,
+    STEP_ARRAYS,
+    Argument,
+    Launch,
+    Plan,
+    Product,
+    Workspace,
+    cache_arrays,
+)
 from llmc.runtime.cuda.selection import select
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
@@ -39,11 +48,12 @@ class GpuProgram:
     ) -> None:
         """Copy the weights to the device, on which the kernels of the plan are.
 
-        crossovers: those that choose the variants of linears, in place of the plan's own.
+        crossovers: those that choose the variants of linears, in place of the plan's own. Where the device has no
+        library of products, they are computed by the program's own kernels.
 
         Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and MemoryError.
         """
-        plan = select(plan, crossovers)
+        plan = select(plan, crossovers, without=() if device.multiplies else (LIBRARY,))
         self.plan = plan
         self.block_multiple = plan.block_size
         self.device = device
@@ -68,7 +78,7 @@ class GpuProgram:
         Raises BadOption if crossovers are out of order.
         """
         self._graphs.forget()
-        self.plan = select(self.plan, crossovers)
+        self.plan = select(self.plan, crossovers, without=() if self.device.multiplies else (LIBRARY,))
         self._graphs = DecodeGraphs(self.plan, self.device, self.run)
         self._capacity, self._arena = 0, None  # other launches may need other memory
 
@@ -133,16 +143,26 @@ class GpuProgram:
                 memory, offset = places[name]
                 self.device.copy(Place(memory, offset + source * size), Place(memory, offset + target * size), size)
 
-    def run(self, launches: Sequence[Launch], sizes: Mapping[str, int], arrays: StepArrays) -> None:
+    def run(self, launches: Sequence[Launch | Product], sizes: Mapping[str, int], arrays: StepArrays) -> None:
         """Ask the device for the launches that a step of these sizes takes, on arrays that are there."""
         for launch in launches:
             if not launch.when.holds(sizes):
+                continue
+            if isinstance(launch, Product):
+                self._multiply(launch, sizes, arrays)
                 continue
             x, y, z = (extent.at(sizes) for extent in launch.grid)
             if x and y and z:
                 kernel = self._kernels[launch.kernel]
                 arguments = [self.locate(argument, sizes, arrays) for argument in launch.arguments]
                 self.device.launch(kernel, (x, y, z), arguments, kernel.pdl)
+
+    def _multiply(self, product: Product, sizes: Mapping[str, int], arrays: StepArrays) -> None:
+        rows = sizes[product.rows]
+        if rows:
+            weight, inputs, sums = (self.locate(argument, sizes, arrays) for argument in product.arguments)
+            assert isinstance(weight, Place) and isinstance(inputs, Place) and isinstance(sums, Place), "matrices"
+            self.device.multiply(product, rows, weight, inputs, sums)
 
     def _launch(self, batch: Batch) -> None:
         """Ask for the launches of any step, without recording them."""
@@ -185,6 +205,13 @@ class GpuProgram:
         sizes = {"k": numbers * cache.key_size * element, "v": numbers * cache.value_size * element}
         return {name: sizes.get(name, 4 * numbers) for name in cache_arrays(cache.dtype)}
 
+    def _used_workspaces(self) -> list[Workspace]:
+        """Those of launches that can take place: variants that are not chosen need no memory."""
+        launches = [launch for launch in self.plan.launches if launch.when.most is None or launch.when.most > 0]
+        arguments = [argument for launch in (*launches, *self.plan.sampling) for argument in launch.arguments]
+        names = {argument.name for argument in arguments if argument.kind == "workspace"}
+        return [workspace for workspace in self.plan.workspaces if workspace.name in names]
+
     def _reserve(self, tokens: int, rows: int) -> None:
         """See that a step of so many tokens and rows of logits has room. Raises MemoryError."""
         if tokens > self._capacity:
@@ -192,7 +219,7 @@ class GpuProgram:
             self._graphs.forget()
             self._capacity, self._arena = 0, None  # given back before more is asked for
             self._arena = self.device.allocate(self.plan.arena_bytes_per_token * capacity or 1, zeroed=False)
-            for workspace in self.plan.workspaces:
+            for workspace in self._used_workspaces():
                 if workspace.bytes_per_token or workspace.name not in self._workspaces:
                     self._workspaces.pop(workspace.name, None)
                     size = workspace.bytes + workspace.bytes_per_token * capacity

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "fake_driver.h"
+
 #ifndef FAKE_VERSION
 #define FAKE_VERSION 12040
 #endif
@@ -54,6 +56,12 @@ struct State {
 } state;
 char context;
 
+}  // namespace
+
+namespace fake {
+
+bool current() { return state.current; }
+
 bool inside(CUdeviceptr pointer, size_t bytes) {
     auto* begin = reinterpret_cast<char*>(pointer);
     for (auto& [start, size] : state.memory)
@@ -71,7 +79,10 @@ CUresult run(CUstream handle, Work work) {
     return CUDA_SUCCESS;
 }
 
-}  // namespace
+}  // namespace fake
+
+using fake::inside;
+using fake::run;
 
 extern "C" {
 

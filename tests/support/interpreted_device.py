@@ -14,7 +14,7 @@ import torch
 from support.triton_interpreter import launch, load_kernels
 
 from llmc.runtime.cuda.device import Grid, Place
-from llmc.runtime.cuda.plan import Kernel
+from llmc.runtime.cuda.plan import NUMBER_BYTES, Kernel, Product
 
 TYPES = {
     "*fp32": torch.float32,
@@ -61,10 +61,13 @@ class Recording:
 
 
 class InterpretedDevice:
-    """Implements `llmc.runtime.cuda.device.Device`. `launches` counts what each kernel was launched."""
+    """Implements `llmc.runtime.cuda.device.Device`. `launches` counts what each kernel was launched, `products` by what
+    they multiply."""
 
-    def __init__(self, text: str) -> None:
-        """`text` is the module of the kernels."""
+    def __init__(self, text: str, *, multiplies: bool = False) -> None:
+        """`text` is the module of the kernels; multiplies: whether there is a library of products."""
+        self.multiplies = multiplies
+        self.products: dict[str, int] = {}
         self._module = load_kernels(text)
         self._recording: Recording | None = None
         self.launches: dict[str, int] = {}
@@ -96,6 +99,18 @@ class InterpretedDevice:
         def action() -> None:
             self.launches[kernel.name] = self.launches.get(kernel.name, 0) + 1
             launch(getattr(self._module, kernel.name), grid, *given)
+
+        self._do(action)
+
+    def multiply(self, product: Product, rows: int, weight: Place, inputs: Place, sums: Place) -> None:
+        assert self.multiplies and rows > 0
+
+        def action() -> None:
+            self.products[product.dtype] = self.products.get(product.dtype, 0) + 1
+            left, right = _matrix(inputs, product, rows), _matrix(weight, product, product.n)
+            found = _bytes(sums, 4 * ((rows - 1) * product.stride + product.n)).view(np.float32)
+            for row, values in enumerate(left @ right.T):
+                found[row * product.stride :][: product.n] = values
 
         self._do(action)
 
@@ -132,6 +147,14 @@ class Replayed:
 def _bytes(place: Place, size: int) -> npt.NDArray[np.uint8]:
     assert isinstance(place.memory, HostMemory)
     return place.memory.numpy(place.offset, size)
+
+
+def _matrix(place: Place, product: Product, rows: int) -> npt.NDArray[np.float32]:
+    """[rows, k] as fp32, which holds both kinds of 16 bits."""
+    content = _bytes(place, rows * product.k * NUMBER_BYTES[product.dtype])
+    if product.dtype == "bf16":
+        return (content.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(rows, product.k)
+    return content.view(np.float16 if product.dtype == "f16" else np.float32).astype(np.float32).reshape(rows, -1)
 
 
 def _given(argument: Place | int, type: str) -> torch.Tensor | int:

@@ -15,10 +15,11 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_linear import emit_linear
 from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.kernel import Draft, Ref, module_text
+from llmc.codegen.triton.linear_library import ProductDraft
 from llmc.codegen.triton.packed import PackedWeight
 from llmc.ir.ops import ACTIVATIONS, layer_norm, rms_norm, rope
 from llmc.ir.packed_formats import FORMATS, pack, padded_columns, tile_count, unpack
-from llmc.runtime.crossover import Crossover
+from llmc.runtime.crossover import NEVER, Crossover
 from llmc.runtime.program import CacheSpec
 
 TYPES = {
@@ -57,6 +58,7 @@ class Case:
     domain: str = "T"
     flat: int = 4
     gemm: int = 65
+    library: int = NEVER
     target: str = "sm_90"
     indirect: bool = False
 
@@ -207,12 +209,16 @@ class Made:
 
     def context(self) -> Context:
         case = self.case
-        crossovers = Crossovers(default=Crossover(case.flat, case.gemm, "test"))
+        crossovers = Crossovers(default=Crossover(case.flat, case.gemm, "test", case.library))
         return Context(Target.preset(case.target), crossovers, self.specs, BLOCK, 100)
 
-    def drafts(self) -> list[Draft]:
+    def drafts(self) -> list[Draft | ProductDraft]:
         """All launches of the region."""
-        return emit_linear(self.region, self.context())
+        context = self.context()
+        made = emit_linear(self.region, context)
+        for workspace in context.workspaces.values():
+            self.given["workspace", workspace.name] = torch.full((workspace.bytes,), 0xFF, dtype=torch.uint8)
+        return made
 
     def rearrange(self) -> None:
         """Lay the weight out as kernels read it."""
@@ -233,15 +239,30 @@ class Made:
         sizes = {"T": self.case.rows, "R": self.case.rows, "B": 1}
         done: list[Launch] = []
         for draft in self.drafts():
-            if draft.when.holds(sizes):
+            if draft.when.holds(sizes) and isinstance(draft, ProductDraft):
+                self.multiply(draft)
+            elif draft.when.holds(sizes):
                 done.append(self.launch(draft, {}))
                 self.launched.append(draft.kernel.comment)
         assert done, "no launch serves the rows"
         outputs = [self.target] if self.target else [part.target for part in self.region.parts if part.target]
         for view in outputs:
             array = self.arrays[view.buffer.key]
-            if not any(role == "store" for role, _ in self.case.heads):
+            if self.launched[-1] != "product" and not any(role == "store" for role, _ in self.case.heads):
                 done[-1].assert_written_once(array)
+
+    def multiply(self, draft: ProductDraft) -> None:
+        """Compute a product."""
+        type = {"f32": "*fp32", "f16": "*fp16", "bf16": "*bf16"}[draft.dtype]
+        weight, inputs, sums = (
+            self._argument(ref, given, {}).reshape(-1)
+            for ref, given in zip(draft.refs, (type, type, "*fp32"), strict=True)
+        )
+        rows = self.case.rows
+        left = inputs[: rows * draft.k].reshape(rows, draft.k).float()
+        right = weight[: draft.n * draft.k].reshape(draft.n, draft.k).float()
+        sums[: rows * draft.stride].reshape(rows, draft.stride)[:, : draft.n] = left @ right.T
+        self.launched.append("product")
 
     def launch(self, draft: Draft, special: dict[str, torch.Tensor]) -> Launch:
         """Run one launch; `special` holds the arguments of a kind of which there is one."""
@@ -276,7 +297,8 @@ class Made:
         y, size = self.x @ self.weight.T, self.x.abs() @ self.weight.abs().T
         if self.bias is not None:
             y += self.given["weight", self.bias.buffer.name]
-        return y, size * ROUNDING.get(case.format, 2.0**-8) + 1e-6
+        unpacked = case.rows >= case.library and case.format not in ROUNDING and case.format != "bf16"
+        return y, size * ROUNDING.get(case.format, 2.0**-8) * (1.5 if unpacked else 1) + 1e-6
 
     def check(self) -> None:
         """Compare what was stored with what it should be."""
