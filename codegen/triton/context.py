@@ -46,10 +46,15 @@ class Context:
         """All crossovers that were asked for, by the names of linears."""
         return {linear_key(*key): crossover for key, crossover in self._crossovers.items()}
 
-    def workspace(self, name: str, bytes: int, bytes_per_token: int = 0) -> str:
+    def workspace(self, name: str, bytes: int, bytes_per_token: int = 0, *, bytes_per_sequence: int = 0) -> str:
         """A zeroed workspace of at least so many bytes that outlives steps; equal names share the largest."""
         known = self.workspaces.get(name, Workspace(name, 0))
-        self.workspaces[name] = Workspace(name, max(bytes, known.bytes), max(bytes_per_token, known.bytes_per_token))
+        self.workspaces[name] = Workspace(
+            name,
+            max(bytes, known.bytes),
+            max(bytes_per_token, known.bytes_per_token),
+            max(bytes_per_sequence, known.bytes_per_sequence),
+        )
         return name
 
     def scratch(self, name: str, domain: Domain, width: int, dtype: str) -> Buffer:

@@ -1,7 +1,8 @@
 """The launch plan of a GPU program: which kernels run in a step, over which grids, on which memory.
 
-A step has sizes T (tokens), B (sequences), R (rows of logits) and M (blocks in a row of the block table). A plan is
-made for every step that the artifact serves: launches name the sizes, and those that do not apply are passed over.
+A step has sizes T (tokens), B (sequences), R (rows of logits), M (blocks in a row of the block table), and F, which is
+1 where tokens are ruled out before one is drawn, by top-k, top-p or min-p, and else 0. A plan is made for every step
+that the artifact serves: launches name the sizes, and those that do not apply are passed over.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Literal
 
 from llmc.runtime.crossover import Crossover
 
-Symbol = Literal["", "T", "B", "R"]
+Symbol = Literal["", "T", "B", "R", "F"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ ALWAYS = When()
 STEP_ARRAYS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
 """Arrays of every step (see `llmc.runtime.program.Batch`)."""
 CHOICE_ARRAYS = (
-    "temperatures", "top_ks", "top_ps", "min_ps", "uniforms", "ends", "remaining", "made", "chosen", "horizon"
+    "temperatures", "top_ks", "top_ps", "min_ps", "penalties", "seen", "logprobs", "uniforms", "ends", "remaining", "made",
+    "chosen", "ranked", "totals", "horizon",
 )  # fmt: skip
-"""Arrays of steps whose tokens are chosen on the device: how, from which numbers, until when, and what was chosen."""
+"""Arrays of steps whose tokens are chosen on the device: how, from which numbers, until when, and what was chosen (see
+`llmc.runtime.cuda.choices`)."""
 ArgumentKind = Literal["arena", "weight", "step", "size", "cache", "workspace", "logits", "source", "target"]
 
 
@@ -190,8 +193,10 @@ class Workspace:
 
     name: str
     bytes: int
-    """In all; 0 where it is per token."""
+    """In all; 0 where it is per token or sequence."""
     bytes_per_token: int = 0
+    bytes_per_sequence: int = 0
+    """For each sequence whose tokens are chosen on the device."""
 
 
 @dataclass(frozen=True)

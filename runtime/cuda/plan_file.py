@@ -199,6 +199,7 @@ def _workspace(field: Field) -> Workspace:
         name=members["name"].text(_IDENTIFIER),
         bytes=members["bytes"].integer(0, MOST_BYTES),
         bytes_per_token=members["bytes_per_token"].integer(0, MOST_BYTES),
+        bytes_per_sequence=members["bytes_per_sequence"].integer(0, MOST_BYTES),
     )
 
 
