@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from support.triton_interpreter.memory import Access, Argument
 
 Segments = NDArray[np.int32]
-NOBODY, MANY = 0, -1
-"""In place of a segment. Nobody is 0, so that the history of memory that nothing touches takes no memory."""
+NOBODY = 0
+"""In place of a segment. Nobody is 0, so that the history of memory that nothing touches takes no memory. A negative
+number -n in place of a segment means those of the n-th group."""
 
 
 class RaceError(AssertionError):
@@ -95,6 +96,10 @@ class Races:
         self._released: dict[int, int] = {}
         """By address, the segments that an acquiring operation there learns of."""
         self._pending: list[tuple[Access, int]] = []
+        self._groups: list[int] = [0]
+        """Segments that read the same elements, as the bits of an int."""
+        self._numbers: dict[int, int] = {}
+        """Of each group its number."""
         self._programs = 0
 
     def begin(self, program: tuple[int, ...]) -> None:
@@ -152,7 +157,22 @@ class Races:
         granules = shadow.granules(argument, access.dtype.itemsize, access.index)
         self._ordered(access, "reads", shadow.writer[granules], "wrote", own_too=True)
         readers = shadow.reader[granules]
-        shadow.reader[granules] = np.where((readers == NOBODY) | (readers >= self._first), self._open, MANY)
+        now = np.full_like(readers, self._open)
+        others = readers[(readers != NOBODY) & (readers < self._first)]
+        for reader in np.unique(others).tolist():
+            now[readers == reader] = self._joined(reader)
+        shadow.reader[granules] = now
+
+    def _joined(self, reader: int) -> int:
+        """The group of those that read an element before and the running segment."""
+        group = self._bits(reader) | 1 << self._open
+        if group not in self._numbers:
+            self._numbers[group] = len(self._groups)
+            self._groups.append(group)
+        return -self._numbers[group]
+
+    def _bits(self, reader: int) -> int:
+        return self._groups[-reader] if reader < 0 else 1 << reader
 
     def write(self, access: Access) -> None:
         """The running program stores to elements.
@@ -206,18 +226,14 @@ class Races:
         argument = access.argument
         if argument.name in self._unordered:
             return
-        suspects = (segments > NOBODY) & (segments < self._first)
+        suspects = (segments != NOBODY) & (segments < self._first)
         if own_too:
             suspects |= segments == self._open
-        suspects |= segments == MANY
         if not suspects.any():
             return
         for segment in np.unique(segments[suspects]).tolist():
-            if segment == MANY:
-                # Several programs read it: all that ran before must have happened before.
-                if self._known | -(1 << self._first) == -1:
-                    continue
-            elif segment != self._open and self._known >> segment & 1:
+            unknown = self._bits(segment) & ~self._known & ((1 << self._first) - 1)
+            if segment != self._open and not unknown:
                 continue
             which = int(np.flatnonzero(segments.reshape(-1) == segment)[0])
             each = max(1, segments.size // max(1, access.index.size))
@@ -227,7 +243,7 @@ class Races:
                     f"{self._place()}: {does} element {element} of {argument}, which it {did} with no barrier between; "
                     f"another thread may run first: put tl.debug_barrier() between the two"
                 )
-            other = "several programs" if segment == MANY else f"program {self._owners[segment]}"
+            other = f"program {self._owners[unknown.bit_length() - 1]}"
             raise RaceError(
                 f"{self._place()}: {does} element {element} of {argument}, which {other} {did} in the same launch; "
                 f"nothing orders the two"
