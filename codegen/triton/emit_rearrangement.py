@@ -60,13 +60,13 @@ def _weights(weight: PackedWeight, form: Form) -> Draft:
 
 
 def _nibbles(weight: PackedWeight, form: Form) -> Draft:
-    """Byte i of a unit holds column i of its first group and of its second."""
+    """Word i of a unit holds column i of its first group and of its second, and the same of their second halves."""
     groups, half = weight.columns // GROUP, form.group
     kernel, draft = _kernel(weight, "levels", "*u8", form.units(weight.columns))
-    kernel.add(f"i = tl.arange(0, {half})[None, :]")
+    kernel.add(f"i = tl.arange(0, {half})[None, :]", f"place = i % 2 * {half // 2} + i // 2")
     for name, start in (("low", 0), ("high", half)):
         kernel.add(
-            f"c = tl.program_id(1) * {form.unit} + {start} + i",
+            f"c = tl.program_id(1) * {form.unit} + {start} + place",
             f"at = tile * {groups * GROUP * TILE // 2} + c // 32 * 256 + c % 16 // 4 * 64 + r * 4 + c % 4",
             f"{name} = tl.load(source + at, mask=c < {groups * GROUP}, other=0).to(tl.int32)",
             f"{name} = ({name} >> (c % 32 // 16 * 4)) & 15",

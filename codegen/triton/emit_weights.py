@@ -42,7 +42,9 @@ def _grouped(
     if form.bits == 6:
         return _six(names["quants"], strip, row, column, where) + f" * {scale}"
     unit = form.unit_bytes
-    byte = f"{strip} + {column} // {form.unit} * {unit * TILE} + {row} % {TILE} * {unit} + {column} % {form.group}"
+    half = form.group // 2
+    byte = f"{strip} + {column} // {form.unit} * {unit * TILE} + {row} % {TILE} * {unit}"
+    byte += f" + {column} % {half} * 2 + {column} % {form.group} // {half}"
     level = f"((tl.load({names['quants']} + {byte}{where}).to(tl.int32) >> ({group} % 2 * 4)) & 15).to(tl.float32)"
     if "mins" in names:
         return f"({level} * {scale} + tl.load({names['mins']} + {at}{where}).to(tl.float32))"

@@ -10,7 +10,8 @@ row.
     int8             a unit is 64 bytes of a row: 32 of either group
     int6, int6g16    16 bytes with the low bits of columns 0 to 15 of either half, 16 with those of 16 to 31, and 16
                      with the high bits: two each of column c of the first half, of the second, and of c + 16 of both
-    int4, int4m      byte i holds column i of the first group in its low half, of the second in its high half
+    int4, int4m      words of 16 bits, of which word i holds four levels, from the lowest bits up: column i of the
+                     first group and of the second, then the same of the groups' second halves
 """
 
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Form:
         return {2: "*i32", 4: "*i64"}.get(self.groups, "*fp32")
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of what a pointer to the weights points at."""
+        return {"*u8": 1, "*fp32": 4}.get(self.element, 2)
+
+    @property
     def unit_bytes(self) -> int:
         """Bytes of a unit of one row."""
         return self.unit * self.bits // 8
@@ -69,6 +75,11 @@ class Form:
 _FLOATS = {"f32": ("float32", "*fp32", 32), "f16": ("float16", "*fp16", 16), "bf16": ("bfloat16", "*bf16", 16)}
 _SCALED = ("quants", "scales")
 
+
+def _levels(name: str, group: int, shift: str) -> Form:
+    return Form(name, 4, unit=2 * group, group=group, element="*i16", parts=(*_SCALED, shift))
+
+
 FORMS: dict[str, Form] = {
     **{
         name: Form(name, bits, multiplied=multiplied, element=element)
@@ -78,10 +89,10 @@ FORMS: dict[str, Form] = {
     "int8": Form("int8", 8, group=GROUP, parts=_SCALED),
     "int6": Form("int6", 6, group=GROUP, parts=_SCALED),
     "int6g16": Form("int6g16", 6, group=GROUP // 2, parts=_SCALED),
-    "int4": Form("int4", 4, group=GROUP, parts=(*_SCALED, "zeros")),
-    "int4g64": Form("int4g64", 4, unit=128, group=64, parts=(*_SCALED, "zeros")),
-    "int4g128": Form("int4g128", 4, unit=256, group=128, parts=(*_SCALED, "zeros")),
-    "int4m": Form("int4m", 4, group=GROUP, parts=(*_SCALED, "mins")),
+    "int4": _levels("int4", 32, "zeros"),
+    "int4g64": _levels("int4g64", 64, "zeros"),
+    "int4g128": _levels("int4g128", 128, "zeros"),
+    "int4m": _levels("int4m", 32, "mins"),
 }
 """The forms of all formats, by name."""
 

@@ -23,10 +23,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Tile:
-    """The shape of the weights in a kernel: `batch` units at once, each with so many rows; no axis for one."""
+    """The shape of the weights in a kernel: `batch` units at once, or runs of units, each with so many rows; no axis
+    for one.
+    """
 
     batch: int
     rows: int
+    joined: int = 1
+    """Units of a run, which lie side by side among the columns."""
 
     def shape(self, columns: int) -> str:
         """The sizes of a tensor of weights."""
@@ -86,7 +90,7 @@ class Weights:
         form = self.form
         if form.bits == 6:
             return tuple(Piece(start, 16) for start in range(0, 64, 16))
-        size = form.group or form.unit
+        size = form.group // 2 if form.bits == 4 else form.group or form.unit
         return tuple(Piece(start, size) for start in range(0, form.unit, size))
 
     def point(self, row: str) -> None:
@@ -94,21 +98,28 @@ class Weights:
         form, tile, s = self.form, self.tile, self.number
         base = self.names[form.parts[0]]
         if form.strips:
-            width = self._plane
-            at = f"({row} // {TILE}).to(tl.int64) * {strip_bytes(form, self.k)} + {row} % {TILE} * {width}"
-            unit = form.unit_bytes * TILE
+            width, strip = self._plane, strip_bytes(form, self.k) // form.element_bytes
+            at = f"({row} // {TILE}).to(tl.int64) * {strip} + {row} % {TILE} * {width}"
         else:
             width = form.unit
             at = f"{row}.to(tl.int64) * {row_stride(form, self.k)}"
-            unit = form.unit
-        terms = [f"({at}){tile.row()}", f"tl.arange(0, {width}){tile.last}"]
+        place = f"tl.arange(0, {width * tile.joined})"
+        if tile.joined > 1:
+            place = f"({place} // {width} * {self._step} + {place} % {width})"
+        terms = [f"({at}){tile.row()}", f"{place}{tile.last}"]
         if tile.batch > 1:
-            terms.insert(1, f"(unit * {unit}){tile.unit()}")
+            terms.insert(1, f"(unit * {self._step * tile.joined}){tile.unit()}")
         self.kernel.add(f"w_{s} = {base} + ({' + '.join(terms)})")
         for part in ("scales", "zeros", "mins"):
-            if part in self.names and form.strips:
+            if part not in self.names or not form.strips:
+                continue
+            if tile.joined > 1:
+                terms = [f"(unit * {tile.joined * self.padded}){tile.unit()}", f"{row}{tile.row()}"]
+                terms.append(f"(tl.arange(0, {tile.joined}) * {self.padded}){tile.last}")
+            else:
                 terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
-                self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join([*terms, row + tile.row(2)])})")
+                terms.append(row + tile.row(2))
+            self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)})")
 
     def prefetch(self, first: str) -> None:
         """Add the line that asks for the first weights of the program's rows: they come into the second cache while
@@ -123,18 +134,24 @@ class Weights:
             return
         if form.strips:
             at = f"tl.minimum({first} // {TILE} + tl.arange(0, {spans}), {self.padded // TILE - 1})"
-            stride, line = strip_bytes(form, self.k), LINE
+            stride, line = strip_bytes(form, self.k) // form.element_bytes, LINE // form.element_bytes
         else:
             at = f"tl.minimum({first} + tl.arange(0, {spans}), {self.padded - 1})"
-            stride, line = row_stride(form, self.k), LINE * 8 // form.bits
+            stride, line = row_stride(form, self.k), LINE // form.element_bytes
         self.kernel.add(
             f"{function}({base} + ({at}.to(tl.int64)[:, None] * {stride} + tl.arange(0, {count})[None, :] * {line}))"
         )
 
     @property
     def _plane(self) -> int:
-        """Bytes of a row that lie side by side."""
-        return {8: 32, 6: 16}.get(self.form.bits, self.form.unit_bytes)
+        """Elements of a row that lie side by side."""
+        return {8: 32, 6: 16}.get(self.form.bits, self.form.unit_bytes // self.form.element_bytes)
+
+    @property
+    def _step(self) -> int:
+        """Elements from one unit to the next."""
+        form = self.form
+        return form.unit_bytes * TILE // form.element_bytes if form.strips else form.unit
 
     def read(self, at: str, known: str, pad: str) -> None:
         """Add lines that set `weight_<set>_<piece>` and, of forms with groups, `scale_<set>_<piece>`.
@@ -142,25 +159,10 @@ class Weights:
         at: the number of the first unit of the batch.
         """
         form, s, add = self.form, self.number, self.kernel.add
-        mask = f", mask={known}{self.tile.unit()}, other=0" if known else ""
-        hint = ', eviction_policy="evict_first"'
+        self.load(at, f"{known}{self.tile.unit()}" if known else "", pad)
         if not form.strips:
-            text = f"tl.load(w_{s} + {at} * {form.unit}{mask}{hint})"
-            if form.name == "fp8":
-                text = f"{self.kernel.call(self.library, 'fp8_as_numbers')}({text})"
-            add(f"{pad}weight_{s}_0 = {text}")
             return
-        step = form.unit_bytes * TILE
-        planes = form.unit_bytes // self._plane
-        for plane in range(planes):
-            shift = f" + {plane * self._plane * TILE}" if plane else ""
-            add(f"{pad}bytes_{s}_{plane} = tl.load(w_{s} + ({at} * {step}{shift}){mask}{hint})")
-        pair = f", mask={known}{self.tile.unit(2)}, other=0" if known else ""
-        words: dict[str, str] = {
-            part: f"tl.load({part}_{s} + {at} * {self.padded}{pair})"
-            for part in ("scales", "zeros", "mins")
-            if part in self.names
-        }
+        words = self.words(at, f"{known}{self.tile.unit(2)}" if known else "")
         half = self.kernel.call("weights", "half_of")
         spread = self.tile.spread
         for part in ("scales", "mins"):
@@ -169,18 +171,36 @@ class Weights:
                 add(*(f"{pad}{part}_{s}_{i} = {half}(packed, {i}){spread}" for i in range(form.groups)))
         self._unpack(words, spread, pad)
 
+    def load(self, at: str, known: str, pad: str) -> None:
+        """Add lines that set `bytes_<set>_<plane>` or, of forms that are not in strips, `weight_<set>_0`.
+
+        known: a condition that broadcasts against the weights, "" for none.
+        """
+        form, s, add = self.form, self.number, self.kernel.add
+        mask = f", mask={known}, other=0" if known else ""
+        hint = ', eviction_policy="evict_first"'
+        if not form.strips:
+            text = f"tl.load(w_{s} + {at} * {form.unit}{mask}{hint})"
+            if form.name == "fp8":
+                text = f"{self.kernel.call(self.library, 'fp8_as_numbers')}({text})"
+            add(f"{pad}weight_{s}_0 = {text}")
+            return
+        for plane in range(form.unit_bytes // form.element_bytes // self._plane):
+            shift = f" + {plane * self._plane * TILE}" if plane else ""
+            add(f"{pad}bytes_{s}_{plane} = tl.load(w_{s} + ({at} * {self._step}{shift}){mask}{hint})")
+
+    def words(self, at: str, known: str) -> dict[str, str]:
+        """Expressions for the scales, zeros and minima of units, by part: those of a unit in one number."""
+        mask = f", mask={known}, other=0" if known else ""
+        parts = [part for part in ("scales", "zeros", "mins") if part in self.names]
+        return {part: f"tl.load({part}_{self.number} + {at} * {self.padded}{mask})" for part in parts}
+
     def _unpack(self, words: dict[str, str], spread: str, pad: str) -> None:
         form, s, add = self.form, self.number, self.kernel.add
-        if form.name == "int8":
-            unpack = self.kernel.call(self.library, "bytes_as_integers")
-            add(*(f"{pad}weight_{s}_{group} = {unpack}(bytes_{s}_{group})" for group in (0, 1)))
+        if form.bits > 4:
+            self.centre(pad)
             return
-        if form.bits == 6:
-            for half, which in enumerate(("first", "second")):
-                unpack = self.kernel.call(self.library, f"{which}_sixes_as_integers")
-                add(f"{pad}weight_{s}_{half}, weight_{s}_{half + 2} = {unpack}(bytes_{s}_{half}, bytes_{s}_2)")
-            return
-        shape = self.tile.shape(form.group)
+        shape = self.tile.shape(form.group // 2)
         zeros = [f"tl.full(({shape}), -128.0, tl.bfloat16)"] * 2
         if "zeros" in words:
             zero = self.kernel.call("weights", "shifted_zero")
@@ -188,21 +208,49 @@ class Weights:
             texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
             zeros = [f"tl.broadcast_to({text}{spread}, ({shape}))" for text in texts]
         unpack = self.kernel.call(self.library, "nibbles_as_integers")
-        both = f"weight_{s}_0, weight_{s}_1"
-        add(f"{pad}{both} = {unpack}(bytes_{s}_0, {zeros[0]}, {zeros[1]})")
+        add(f"{pad}{self._levels} = {unpack}(bytes_{s}_0, {zeros[0]}, {zeros[1]})")
+
+    @property
+    def _levels(self) -> str:
+        """The pieces of words of four levels, from the lowest bits up."""
+        return ", ".join(f"weight_{self.number}_{number}" for number in (0, 2, 1, 3))
+
+    def centre(self, pad: str) -> None:
+        """Add lines that set `weight_<set>_<piece>` of forms whose levels have one zero for all."""
+        form, s, add = self.form, self.number, self.kernel.add
+        if form.name == "int8":
+            unpack = self.kernel.call(self.library, "bytes_as_integers")
+            add(*(f"{pad}weight_{s}_{group} = {unpack}(bytes_{s}_{group})" for group in (0, 1)))
+            return
+        for half, which in enumerate(("first", "second")):
+            unpack = self.kernel.call(self.library, f"{which}_sixes_as_integers")
+            add(f"{pad}weight_{s}_{half}, weight_{s}_{half + 2} = {unpack}(bytes_{s}_{half}, bytes_{s}_2)")
+
+    def shift(self, pad: str) -> None:
+        """Add the line that sets `weight_<set>_<piece>` of forms of four bits to 128 more than the levels."""
+        unpack = self.kernel.call(self.library, "nibbles_above_128")
+        self.kernel.add(f"{pad}{self._levels} = {unpack}(bytes_{self.number}_0)")
 
     def multiply(self, number: int, x: str, pad: str) -> None:
         """Add lines that add the products of a piece with `x` to `sum_<set>`."""
         form, s = self.form, self.number
         exact = ', input_precision="ieee"' if form.multiplied == "float32" else ""
-        weight, group = f"weight_{s}_{number}", self.pieces[number].offset // max(form.group, 1)
+        weight, piece = f"weight_{s}_{number}", self.pieces[number]
         if not form.group:
             self.kernel.add(f"{pad}sum_{s} = tl.dot({weight}, {x}, sum_{s}{exact})")
             return
-        self.kernel.add(f"{pad}sum_{s} += tl.dot({weight}, {x}) * scales_{s}_{group}")
+        first, group = piece.offset % form.group == 0, piece.offset // form.group
+        last = (piece.offset + piece.columns) % form.group == 0
+        terms = [(f"products_{s}", weight, "scales")]
         if "mins" in self.names:
-            ones = f"tl.full(({self.tile.shape(form.group)}), 8.0, tl.bfloat16)"
-            self.kernel.add(f"{pad}sum_{s} += tl.dot({ones}, {x}) * mins_{s}_{group}")
+            ones = f"tl.full(({self.tile.shape(piece.columns)}), 8.0, tl.bfloat16)"
+            terms.append((f"inputs_{s}", ones, "mins"))
+        for name, left, factor in terms:
+            product = f"tl.dot({left}, {x}{'' if first else f', {name}'})"
+            if last:
+                self.kernel.add(f"{pad}sum_{s} += {product} * {factor}_{s}_{group}")
+            else:
+                self.kernel.add(f"{pad}{name} = {product}")
 
     def value(self, number: int, row: str) -> str:
         """An expression for the fp32 values of a piece that was read; row: the rows."""

@@ -15,10 +15,23 @@ def bytes_as_integers(q):
 
 @triton.jit
 def nibbles_as_integers(q, low_zero, high_zero):
-    """8 v - zero for the low halves v of bytes and for the high halves; zeros as `shifted_zero` gives them."""
-    low = (q & 15).to(tl.float32) * 8.0 + 128.0 + low_zero.to(tl.float32)
-    high = (q >> 4).to(tl.float32) * 8.0 + 128.0 + high_zero.to(tl.float32)
-    return low.to(tl.bfloat16), high.to(tl.bfloat16)
+    """8 v - zero for the four levels v of words, from the lowest bits up: even ones less `low_zero`, odd ones less
+    `high_zero`, which are as `shifted_zero` gives them.
+    """
+    low, high = low_zero.to(tl.float32) + 128.0, high_zero.to(tl.float32) + 128.0
+    first = (q & 15).to(tl.float32) * 8.0 + low
+    second = ((q >> 4) & 15).to(tl.float32) * 8.0 + high
+    third = ((q >> 8) & 15).to(tl.float32) * 8.0 + low
+    fourth = ((q >> 12) & 15).to(tl.float32) * 8.0 + high
+    return first.to(tl.bfloat16), second.to(tl.bfloat16), third.to(tl.bfloat16), fourth.to(tl.bfloat16)
+
+
+@triton.jit
+def nibbles_above_128(q):
+    """128 + v for the four levels v of words, from the lowest bits up."""
+    first, second = (q & 15).to(tl.float32) + 128.0, ((q >> 4) & 15).to(tl.float32) + 128.0
+    third, fourth = ((q >> 8) & 15).to(tl.float32) + 128.0, ((q >> 12) & 15).to(tl.float32) + 128.0
+    return first.to(tl.bfloat16), second.to(tl.bfloat16), third.to(tl.bfloat16), fourth.to(tl.bfloat16)
 
 
 @triton.jit

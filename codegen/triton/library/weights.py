@@ -36,29 +36,57 @@ def bytes_as_integers(q):
 
 @triton.jit
 def nibbles_as_integers(q, low_zero, high_zero):
-    """8 v - zero for the low halves v of bytes and for the high halves; zeros as `shifted_zero` gives them."""
+    """8 v - zero for the four levels v of words, from the lowest bits up: even ones less `low_zero`, odd ones less
+    `high_zero`, which are as `shifted_zero` gives them.
+    """
     return tl.inline_asm_elementwise(
         """{
-        .reg .b32 low, high, a0, a1, b0, b1, one;
+        .reg .b32 s, a, b, c, d, mask, base, one;
+        mov.b32 mask, 0x00780078;
+        mov.b32 base, 0x43004300;
         mov.b32 one, 0x3f803f80;
-        shl.b32 low, $4, 3;
-        shr.u32 high, $4, 1;
-        lop3.b32 low, low, 0x78787878, 0, 0xc0;
-        lop3.b32 high, high, 0x78787878, 0, 0xc0;
-        prmt.b32 a0, low, 0x43434343, 0x4140;
-        prmt.b32 a1, low, 0x43434343, 0x4342;
-        prmt.b32 b0, high, 0x43434343, 0x4140;
-        prmt.b32 b1, high, 0x43434343, 0x4342;
-        fma.rn.bf16x2 $0, a0, one, $5;
-        fma.rn.bf16x2 $1, a1, one, $6;
-        fma.rn.bf16x2 $2, b0, one, $7;
-        fma.rn.bf16x2 $3, b1, one, $8;
+        shl.b32 s, $4, 3;
+        lop3.b32 a, s, mask, base, 0xea;
+        shr.u32 s, $4, 1;
+        lop3.b32 b, s, mask, base, 0xea;
+        shr.u32 s, $4, 5;
+        lop3.b32 c, s, mask, base, 0xea;
+        shr.u32 s, $4, 9;
+        lop3.b32 d, s, mask, base, 0xea;
+        fma.rn.bf16x2 $0, a, one, $5;
+        fma.rn.bf16x2 $1, b, one, $6;
+        fma.rn.bf16x2 $2, c, one, $5;
+        fma.rn.bf16x2 $3, d, one, $6;
         }""",
-        "=r,=r,=r,=r,r,r,r,r,r",
+        "=&r,=&r,=&r,=r,r,r,r",
         [q, low_zero, high_zero],
-        dtype=(tl.bfloat16, tl.bfloat16),
+        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
         is_pure=True,
-        pack=4,
+        pack=2,
+    )
+
+
+@triton.jit
+def nibbles_above_128(q):
+    """128 + v for the four levels v of words, from the lowest bits up."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 s, mask, base;
+        mov.b32 mask, 0x000f000f;
+        mov.b32 base, 0x43004300;
+        lop3.b32 $0, $4, mask, base, 0xea;
+        shr.u32 s, $4, 4;
+        lop3.b32 $1, s, mask, base, 0xea;
+        shr.u32 s, $4, 8;
+        lop3.b32 $2, s, mask, base, 0xea;
+        shr.u32 s, $4, 12;
+        lop3.b32 $3, s, mask, base, 0xea;
+        }""",
+        "=&r,=&r,=&r,=r,r",
+        [q],
+        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=2,
     )
 
 
