@@ -138,7 +138,7 @@ def _on_logits(region: Region) -> bool:
 
 def _choices(region: Region, nodes: dict[str, fx.Node], target: Target, table: Crossovers | None) -> list[Choice]:
     if isinstance(region, Linear):
-        return choose_linear(region.name, region.n, region.k, region.format, target, table)
+        return choose_linear(region.name, region.n, region.k, region.format, target, table, region.domain)
     if isinstance(region, Attention):
         return choose_attention(
             region.name,

@@ -9,13 +9,15 @@
 A linear is computed row by row (gemv: the weight is read for each), for a few rows at once (flat: read once for them,
 unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). On GPUs
 gemv is what ordinary lanes do, for up to three rows of floats; flat and gemm are tiles of matrix units, of one block of
-rows or of several. The crossovers are the rows at which the expressions of two variants meet, unless a table of
-measurements says otherwise. All variants give the same bits on CPUs.
+rows or of several; and library is a product by cuBLAS, where the machine that runs it has cuBLAS, with a kernel before
+it that unpacks the weight and one after it that finishes the results. The crossovers are the rows at which the
+expressions of two variants meet, unless a table of measurements says otherwise. All variants give the same bits on
+CPUs.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy
 from sympy import Expr, Integer
@@ -23,13 +25,17 @@ from sympy import Expr, Integer
 from llmc.codegen.cost import B, L, T, number_format, packed_bytes
 from llmc.codegen.target import Kind, Target
 from llmc.errors import BadOption
-from llmc.runtime.crossover import NEVER, PREDICTED, Crossover, linear_key
+from llmc.runtime.crossover import LIBRARY, NEVER, PREDICTED, Crossover, linear_key
 
 M = sympy.Symbol("M", integer=True, positive=True)
 """Rows of a linear, or tokens of a step."""
 
 SCANNED_ROWS = 512
-"""A variant that is not the fastest for up to so many rows is never used."""
+"""A variant that is not the fastest for up to so many rows is never used on CPUs."""
+GPU_SCANNED_ROWS = 4096
+"""The same on GPUs."""
+FLOATS = ("f32", "f16", "bf16")
+"""Formats whose weights are multiplied as they are stored."""
 
 EQUAL = 1e-6
 """Part of a time by which two may differ and be the same."""
@@ -78,7 +84,11 @@ _SHAPES: Mapping[Kind, Mapping[str, _Shape]] = {
         "gemm": _Shape(4096, 64, 64, 0.4),
     },
 }
-_SHAPES = {**_SHAPES, "hip": _SHAPES["cuda"]}
+_SHAPES = {
+    **_SHAPES,
+    "hip": _SHAPES["cuda"],
+    "cuda": {**_SHAPES["cuda"], LIBRARY: _Shape(NEVER, NEVER, 64, 0.7)},
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ def _crossover(key: str, entry: object, source: str) -> Crossover:
 
 
 def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant]:
-    """gemv, flat and gemm for M rows by a weight [n, k], legal or not."""
+    """gemv, flat, gemm, and library for GPUs that have one, for M rows by a weight [n, k], legal or not."""
     weight = packed_bytes(n, k, format)
     kind = number_format(format)
     if target.kind != "cpu":  # matrix units take 16-bit floats, which smaller weights become
@@ -165,8 +175,28 @@ def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant
         work = 2 * padded * n * k
         unpacking = _times(shape.rows_an_unpacking) * n * k * (UNPACK[format] + shape.panel)
         seconds = sympy.Max(reads / target.bandwidth.value, (work + unpacking) / peak) + target.overhead.value
+        if name == LIBRARY:
+            reads, seconds = _around_product(n, k, format, work / peak, target)
         found.append(Variant(name, reads + M * (n + k) * 4, 2 * M * n * k, seconds, _illegal(name, format, target)))
     return found
+
+
+def _around_product(n: int, k: int, format: str, multiplying: Expr, target: Target) -> tuple[Expr, Expr]:
+    """Bytes and seconds of a library's product and of the kernels around it, which pass everything through memory."""
+    read = Integer(n * k * (4 if format == "f32" else 2))
+    kernels, unpacked = (2, Integer(0)) if format in FLOATS else (3, packed_bytes(n, k, format) + read)
+    finished = M * n * 8  # sums are written and read, beside the results
+    around = (unpacked + finished) / target.bandwidth.value + kernels * target.overhead.value
+    return read + unpacked + finished, sympy.Max(read / target.bandwidth.value, multiplying) + around
+
+
+def why_no_library(format: str, domain: str, target: Target) -> str:
+    """Why a linear is not computed by cuBLAS even where it is found; "" if it may be. domain: of its rows."""
+    if target.kind != "cuda":
+        return f"there is no cuBLAS for {target.name}"
+    if format not in FLOATS and domain == "R":
+        return "a table for logits is too large to be unpacked whole"
+    return ""
 
 
 def _times(rows: int) -> Expr:
@@ -174,7 +204,7 @@ def _times(rows: int) -> Expr:
 
 
 def _illegal(variant: str, format: str, target: Target) -> str:
-    if variant == "gemv" and target.kind != "cpu" and format not in ("f32", "f16", "bf16"):
+    if variant == "gemv" and target.kind != "cpu" and format not in FLOATS:
         return f"weights of {format} are unpacked for matrix units, which multiply them at no further cost"
     if variant == "gemm" and target.kind == "cpu" and UNPACK[format] == 0:
         return f"weights of {format} are multiplied as they are stored: there is nothing to unpack into panels"
@@ -185,19 +215,21 @@ def _illegal(variant: str, format: str, target: Target) -> str:
 
 def predict(n: int, k: int, format: str, target: Target) -> Crossover:
     """Where the variants' expressions meet."""
+    scanned = SCANNED_ROWS if target.kind == "cpu" else GPU_SCANNED_ROWS
     times = {
-        variant.name: _table(variant.seconds, _SHAPES[target.kind][variant.name].most)
+        variant.name: _table(variant.seconds, _SHAPES[target.kind][variant.name].most, scanned)
         for variant in linear_variants(n, k, format, target)
         if not variant.illegal
     }
     flat = _from(times.get("flat"), times["gemv"], 2) if "gemv" in times else 1
     gemm = _from(times.get("gemm"), times["flat"] if flat < NEVER else times["gemv"], max(2, min(flat, SCANNED_ROWS)))
-    return Crossover(min(flat, gemm), gemm)
+    library = _from(times.get(LIBRARY), times.get("gemm", ()), max(2, gemm)) if gemm < NEVER else NEVER
+    return Crossover(min(flat, gemm), gemm, library=library)
 
 
-def _table(seconds: Expr, most: int) -> list[float]:
+def _table(seconds: Expr, most: int, scanned: int) -> list[float]:
     at: Callable[[int], float] = sympy.lambdify(M, seconds, "math")
-    return [math.inf, *(float(at(rows)) if rows <= most else math.inf for rows in range(1, SCANNED_ROWS + 1))]
+    return [math.inf, *(float(at(rows)) if rows <= most else math.inf for rows in range(1, scanned + 1))]
 
 
 def _from(times: Sequence[float] | None, others: Sequence[float], first: int) -> int:
@@ -205,20 +237,34 @@ def _from(times: Sequence[float] | None, others: Sequence[float], first: int) ->
     if times is None:
         return NEVER
     faster = [time < other * (1 - EQUAL) for time, other in zip(times, others, strict=True)]
-    for rows in range(first, SCANNED_ROWS - 7):
+    for rows in range(first, len(times) - 8):
         if all(faster[rows : rows + 8]):
             return rows
     return NEVER
 
 
 def choose_linear(
-    region: str, n: int, k: int, format: str, target: Target, table: Crossovers | None = None
+    region: str,
+    n: int,
+    k: int,
+    format: str,
+    target: Target,
+    table: Crossovers | None = None,
+    domain: str = "T",
 ) -> list[Choice]:
-    """The variants that serve a linear [n, k], by rows, each with the reasons against the others."""
+    """The variants that serve a linear [n, k], by rows, each with the reasons against the others.
+
+    domain: of the rows. A library serves where it is found, and gemm in its place elsewhere.
+    """
     crossover = (table or Crossovers()).get(n, k, format, target)
-    variants = linear_variants(n, k, format, target)
+    variants = [
+        replace(variant, illegal=why_no_library(format, domain, target)) if variant.name == LIBRARY else variant
+        for variant in linear_variants(n, k, format, target)
+    ]
     gemm = NEVER if variants[2].illegal else crossover.gemm
     starts = [1, min(crossover.flat, gemm), gemm]
+    if len(variants) > len(starts):
+        starts.append(NEVER if variants[3].illegal else crossover.library)
     choices = []
     for place, variant in enumerate(variants):
         first, last = starts[place], (*starts, NEVER)[place + 1] - 1
@@ -243,7 +289,8 @@ def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, s
         return f"{used} ({crossover.source})"
     ratio = float(other.seconds.subs(M, rows) / variant.seconds.subs(M, rows))
     many = "1 row" if rows == 1 else f"{rows} rows"
-    return f"predicted {ratio:.2f} times as long for {many}" if ratio > 1.005 else f"predicted no faster for {many}"
+    reason = f"predicted {ratio:.2f} times as long for {many}" if ratio > 1.005 else f"predicted no faster for {many}"
+    return f"{reason}; used where cuBLAS is not found" if (variant.name, other.name) == (LIBRARY, "gemm") else reason
 
 
 def choose_attention(

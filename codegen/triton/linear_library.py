@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Linear
+from llmc.codegen.select import why_no_library
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, KernelText, Ref, rows_of
@@ -46,8 +47,8 @@ class ProductDraft:
 
 
 def multiplies(region: Linear, form: Form, target: Target) -> bool:
-    """Whether a region has this variant: not where a whole table for logits would have to be unpacked."""
-    return target.kind == "cuda" and not (packed(form) and region.domain == "R")
+    """Whether a region has this variant."""
+    return not why_no_library(form.name, region.domain, target)
 
 
 def packed(form: Form) -> bool:

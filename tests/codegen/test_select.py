@@ -39,7 +39,8 @@ def test_every_number_of_rows_has_one_legal_variant(n: int, k: int, format: str,
     for (_, last), (first, _) in pairwise(ends):
         assert first == last + 1  # type: ignore[operator]
     for choice in choices:
-        assert {choice.variant, *(name for name, _ in choice.others)} == {"gemv", "flat", "gemm"}
+        variants = {"gemv", "flat", "gemm"} | ({"library"} if target.startswith("sm_") else set())
+        assert {choice.variant, *(name for name, _ in choice.others)} == variants
         assert all(reason for _, reason in choice.others)
 
 
@@ -69,6 +70,32 @@ def test_measurements_win() -> None:
     assert Crossovers.from_json(json.loads(json.dumps(table.to_json()))) == table
     assert table.get(576, 960, "int4", HERE) == predict(576, 960, "int4", HERE)
     assert linear_key(960, 576, "int4") in table.linear
+
+
+@pytest.mark.parametrize("format", ["bf16", "int8", "int4", "fp8"])
+def test_a_library_serves_once_rows_pay_for_the_kernels_around_it(format: str) -> None:
+    """Unpacked weights pass through memory twice more, so that it takes more rows to pay for them."""
+    target = Target.preset("sm_90")
+    crossover = predict(14336, 4096, format, target)
+    *_, gemm, library = (variant.seconds for variant in linear_variants(14336, 4096, format, target))
+    assert crossover.gemm <= crossover.library < NEVER
+    assert (crossover.library == crossover.gemm) == (format == "bf16")
+    assert library.subs(M, crossover.library) < gemm.subs(M, crossover.library)
+    assert format == "bf16" or library.subs(M, crossover.library - 1) >= gemm.subs(M, crossover.library - 1)
+    assert predict(2048, 2048, format, target).library > crossover.library, "launches cost more of a small linear"
+    assert predict(64, 64, format, target).library == NEVER
+    *_, last = choose_linear("down", 14336, 4096, format, target)
+    assert last.variant == "library" and last.m_range == (crossover.library, None)
+    assert dict(last.others)["gemm"].endswith("used where cuBLAS is not found")
+
+
+def test_what_has_no_library_says_why() -> None:
+    target = Target.preset("sm_90")
+    last = choose_linear("head", 128256, 4096, "int8", target, domain="R")[-1]
+    assert (last.variant, last.m_range) == ("gemm", (65, None))
+    assert dict(last.others)["library"] == "a table for logits is too large to be unpacked whole"
+    assert choose_linear("head", 128256, 4096, "bf16", target, domain="R")[-1].variant == "library"
+    assert "library" not in dict(choose_linear("down", 14336, 4096, "bf16", Target.preset("gfx942"))[0].others)
 
 
 def test_panels_of_floats_are_refused_with_the_reason() -> None:
@@ -124,13 +151,14 @@ def test_crossovers_of_gpus(level: str, n: int, k: int) -> None:
 
 def test_variants_of_a_gpu_lose_for_a_reason() -> None:
     target = Target.preset("sm_90")
-    floats = choose_linear("linear", 4096, 4096, "bf16", target)
+    floats = choose_linear("linear", 3072, 2048, "bf16", target)
     assert [(choice.variant, choice.m_range) for choice in floats] == [
         ("gemv", (1, 3)),
         ("flat", (4, 64)),
-        ("gemm", (65, None)),
+        ("gemm", (65, 256)),
+        ("library", (257, None)),
     ]
     assert dict(floats[1].others)["gemv"] == "takes at most 3 rows"
     levels = choose_linear("linear", 4096, 4096, "int4", target)
-    assert [choice.variant for choice in levels] == ["flat", "gemm"]
+    assert [choice.variant for choice in levels] == ["flat", "gemm", "library"]
     assert "matrix units" in dict(levels[0].others)["gemv"]
