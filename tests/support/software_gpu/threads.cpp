@@ -1,0 +1,231 @@
+// What works thread by thread, and loads and stores.
+
+#include <cstring>
+
+#include "block.h"
+
+namespace software_gpu {
+namespace {
+
+template <class T>
+void blend_as(void* target, const void* from, const uint8_t* mask, unsigned count) {
+    auto* into = static_cast<T*>(target);
+    auto* values = static_cast<const T*>(from);
+    for (unsigned i = 0; i < count; i++) into[i] = mask[i] ? values[i] : into[i];
+}
+
+template <class To, class From>
+void converted(void* target, const void* from, unsigned count) {
+    auto* into = static_cast<To*>(target);
+    auto* values = static_cast<const From*>(from);
+    for (unsigned i = 0; i < count; i++) into[i] = To(values[i]);
+}
+
+// Integers of one width to another: truncated, or extended by zeros or by the sign.
+void resize(void* target, uint8_t to, const void* from, uint8_t bytes, bool is_signed, unsigned count) {
+    int which = (to == 2 ? 0 : to == 4 ? 1 : 2) * 3 + (bytes == 2 ? 0 : bytes == 4 ? 1 : 2);
+    switch (which + (is_signed ? 9 : 0)) {
+        case 0: case 9: return converted<uint16_t, uint16_t>(target, from, count);
+        case 1: case 10: return converted<uint16_t, uint32_t>(target, from, count);
+        case 2: case 11: return converted<uint16_t, uint64_t>(target, from, count);
+        case 3: return converted<uint32_t, uint16_t>(target, from, count);
+        case 12: return converted<int32_t, int16_t>(target, from, count);
+        case 4: case 13: return converted<uint32_t, uint32_t>(target, from, count);
+        case 5: case 14: return converted<uint32_t, uint64_t>(target, from, count);
+        case 6: return converted<uint64_t, uint16_t>(target, from, count);
+        case 15: return converted<int64_t, int16_t>(target, from, count);
+        case 7: return converted<uint64_t, uint32_t>(target, from, count);
+        case 16: return converted<int64_t, int32_t>(target, from, count);
+        case 8: case 17: return converted<uint64_t, uint64_t>(target, from, count);
+    }
+}
+
+uint64_t element(const void* array, uint8_t bytes, unsigned thread) {
+    uint64_t value = 0;
+    std::memcpy(&value, static_cast<const uint8_t*>(array) + size_t(bytes) * thread, bytes);
+    return value;
+}
+
+void set_element(void* array, uint8_t bytes, unsigned thread, uint64_t value) {
+    std::memcpy(static_cast<uint8_t*>(array) + size_t(bytes) * thread, &value, bytes);
+}
+
+}  // namespace
+
+void Block::blend(void* target, const void* from, uint8_t bytes) {
+    if (!target) return;
+    if (!mask) {
+        std::memcpy(target, from, size_t(bytes) * lanes);
+    } else if (bytes == 1) {
+        blend_as<uint8_t>(target, from, mask, lanes);
+    } else if (bytes == 2) {
+        blend_as<uint16_t>(target, from, mask, lanes);
+    } else if (bytes == 4) {
+        blend_as<uint32_t>(target, from, mask, lanes);
+    } else {
+        blend_as<uint64_t>(target, from, mask, lanes);
+    }
+}
+
+void Block::elementwise(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    const Operation& operation = *one.operation;
+    if (bound.direct && !mask) {
+        operation.run(lanes, bound.out, bound.in);
+        return;
+    }
+    const void* in[4] = {};
+    for (unsigned i = 0; i < operation.ins; i++) {
+        in[i] = bound.in[i];
+        if (one.in[i].bytes == operation.in_bytes[i]) continue;
+        resize(scratch[i], operation.in_bytes[i], bound.in[i], one.in[i].bytes, false, lanes);
+        in[i] = scratch[i];
+    }
+    void* out[2] = {scratch[4], scratch[5]};
+    operation.run(lanes, out, in);
+    if (one.second_is_not) {
+        auto *values = static_cast<uint8_t*>(out[0]), *nots = static_cast<uint8_t*>(out[1]);
+        for (unsigned i = 0; i < lanes; i++) nots[i] = values[i] ^ 1;
+    }
+    for (size_t i = 0; i < one.out.size(); i++) {
+        uint8_t bytes = i < operation.outs ? operation.out_bytes[i] : 1;
+        if (one.out[i].bytes && one.out[i].bytes != bytes) {  // the type of a result stands before that of its source
+            size_t last = one.opcode.rfind('.'), before = one.opcode.rfind('.', last - 1);
+            resize(scratch[i], one.out[i].bytes, out[i], bytes, one.opcode[before + 1] == 's', lanes);
+            out[i] = scratch[i];
+        }
+        blend(bound.out[i], out[i], one.out[i].bytes);
+    }
+}
+
+void Block::pack(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    uint8_t bytes = one.out[0].bytes;
+    for (unsigned i = 0; i < lanes; i++) {
+        uint64_t value = 0;
+        for (size_t part = 0; part < one.in.size(); part++)
+            value |= element(bound.in[part], one.element, i) << (8 * one.element * part);
+        set_element(scratch[0], bytes, i, value);
+    }
+    blend(bound.out[0], scratch[0], bytes);
+}
+
+void Block::unpack(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    std::memcpy(scratch[5], bound.in[0], size_t(one.in[0].bytes) * lanes);  // a part may be written in its place
+    for (size_t part = 0; part < one.out.size(); part++) {
+        for (unsigned i = 0; i < lanes; i++)
+            set_element(
+                scratch[0], one.element, i, element(scratch[5], one.in[0].bytes, i) >> (8 * one.element * part));
+        blend(bound.out[part], scratch[0], one.out[part].bytes);
+    }
+}
+
+void Block::load_parameter(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    uint64_t value = 0;
+    std::memcpy(&value, &parameters[one.offset], one.element);
+    if (one.type == 's') value = uint64_t(int64_t(value << (64 - 8 * one.element)) >> (64 - 8 * one.element));
+    for (unsigned i = 0; i < lanes; i++)
+        if (on(i)) set_element(bound.out[0], one.out[0].bytes, i, value);
+}
+
+// The address of each thread that is on; false if one is not aligned.
+bool Block::find_addresses(const Bound& bound, unsigned input, int64_t offset, unsigned bytes) {
+    const Operand& base = bound.instruction->in[input];
+    uint64_t odd = 0;
+    if (base.bytes == 8) {
+        auto* from = static_cast<const uint64_t*>(bound.in[input]);
+        for (unsigned i = 0; i < lanes; i++) addresses[i] = from[i] + offset;
+    } else {
+        auto* from = static_cast<const uint32_t*>(bound.in[input]);
+        for (unsigned i = 0; i < lanes; i++) addresses[i] = uint32_t(from[i] + offset);
+    }
+    for (unsigned i = 0; i < threads; i++) odd |= on(i) ? addresses[i] : 0;
+    if (!(odd & (bytes - 1))) return true;
+    for (unsigned i = 0; i < threads; i++)
+        if (on(i) && addresses[i] & (bytes - 1))
+            return fail(address_text(addresses[i]) + " is not a multiple of " + std::to_string(bytes) + " bytes", i);
+    return true;
+}
+
+std::string Block::address_text(uint64_t address) const {
+    char text[32];
+    std::snprintf(text, sizeof text, "address 0x%llx", static_cast<unsigned long long>(address));
+    return text;
+}
+
+// Whether the addresses of all threads that are on lie in allocations.
+bool Block::check_global(unsigned bytes) {
+    uint64_t lowest = ~uint64_t(0), highest = 0;
+    for (unsigned i = 0; i < threads; i++) {
+        if (!on(i)) continue;
+        lowest = addresses[i] < lowest ? addresses[i] : lowest;
+        highest = addresses[i] > highest ? addresses[i] : highest;
+    }
+    if (lowest >= range_begin && highest + bytes <= range_end && highest < range_end) return true;
+    for (unsigned i = 0; i < threads; i++)
+        if (on(i) && !memory.inside(addresses[i], bytes, range_begin, range_end))
+            return fail(std::to_string(bytes) + " bytes at " + address_text(addresses[i]) + " are in no allocation", i);
+    return true;
+}
+
+// Where the content of a thread's access is; null with `error` set.
+uint8_t* Block::content(const Instruction& one, unsigned thread, unsigned bytes, bool writes) {
+    uint64_t address = addresses[thread];
+    if (one.space == Space::global) return reinterpret_cast<uint8_t*>(address);
+    if (one.space == Space::shared) {
+        auto at = uint32_t(address);
+        const char* wrong = writes ? shared.write(at, bytes, thread / 32) : shared.read(at, bytes, thread / 32);
+        if (!wrong) return shared.content() + at;
+        fail(std::to_string(bytes) + " bytes at " + address_text(address) + ": " + wrong, thread);
+        return nullptr;
+    }
+    if (address + bytes <= function.local_bytes) return &local[size_t(thread) * function.local_bytes + address];
+    fail(std::to_string(bytes) + " bytes at " + address_text(address) + ": beyond the memory of the thread", thread);
+    return nullptr;
+}
+
+bool Block::load(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    unsigned count = unsigned(one.out.size()), bytes = count * one.element;
+    if (!find_addresses(bound, 0, one.offset, bytes)) return false;
+    if (one.space == Space::global && !check_global(bytes)) return false;
+    bool words = one.element == 4;
+    for (auto& out : one.out) words &= out.bytes == 4;
+    for (unsigned thread = 0; thread < threads; thread++) {
+        if (!on(thread)) continue;
+        const uint8_t* from = content(one, thread, bytes, false);
+        if (!from) return false;
+        for (unsigned i = 0; i < count; i++) {
+            if (words) {
+                std::memcpy(static_cast<uint32_t*>(bound.out[i]) + thread, from + 4 * i, 4);
+                continue;
+            }
+            uint64_t value = 0;
+            std::memcpy(&value, from + i * one.element, one.element);
+            if (one.type == 's') value = uint64_t(int64_t(value << (64 - 8 * one.element)) >> (64 - 8 * one.element));
+            if (bound.out[i]) set_element(bound.out[i], one.out[i].bytes, thread, value);
+        }
+    }
+    return true;
+}
+
+bool Block::store(const Bound& bound) {
+    const Instruction& one = *bound.instruction;
+    unsigned count = unsigned(one.in.size()) - 1, bytes = count * one.element;
+    if (!find_addresses(bound, 0, one.offset, bytes)) return false;
+    if (one.space == Space::global && !check_global(bytes)) return false;
+    for (unsigned thread = 0; thread < threads; thread++) {
+        if (!on(thread)) continue;
+        uint8_t* into = content(one, thread, bytes, true);
+        if (!into) return false;
+        for (unsigned i = 0; i < count; i++)
+            std::memcpy(
+                into + i * one.element,
+                static_cast<const uint8_t*>(bound.in[i + 1]) + size_t(one.in[i + 1].bytes) * thread, one.element);
+    }
+    return true;
+}
+
+}  // namespace software_gpu
