@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from llmc.errors import BuildFailed, UnsupportedModel
 from llmc.ir.coordinate_rules import RULES
 from llmc.ir.coordinates import Coordinates, Formula
+from llmc.ir.infer import infer
 from llmc.ir.labels import SHARED
 from llmc.ir.locality import token_labels
 from llmc.ir.mask import LENGTH
@@ -280,11 +281,8 @@ def propagate(model: Model, after: fx.Node | None = None) -> None:
             continue
         if node.op == "output":
             continue
-        args = fx.node.map_arg(node.args, lambda arg: arg.meta["val"])
-        kwargs = fx.node.map_arg(node.kwargs, lambda arg: arg.meta["val"])
         try:
-            with mode, torch.no_grad():
-                node.meta["val"] = node.target(*args, **kwargs)
+            node.meta["val"] = infer(mode, node.target, node.args, node.kwargs)
         except Exception as error:
             raise UnsupportedModel(
                 f"{node.target} at {node.meta['origin']} does not run on any number of packed tokens "

@@ -1,10 +1,12 @@
 """What a node's value is, without computing it: fake propagation of one call."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -32,8 +34,15 @@ def leaves(value: object) -> Iterator[object]:
 def infer(mode: FakeTensorMode, target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a tensor, a number, or a tuple of them
     """What `target` returns on `args`, in which nodes stand for their `meta["val"]`. Raises what the op raises."""
     values = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
-    with torch._C.DisableTorchFunction(), mode, torch.no_grad():
+    with torch._C.DisableTorchFunction(), _decompositions(), mode, torch.no_grad():
         return target(*values[0], **values[1])
+
+
+def _decompositions() -> AbstractContextManager[None]:
+    """Before torch 2.13 ops such as aten.linear, as C++ decomposes them, fix sizes that are to stay free: there, those
+    of Python are used. It takes twice as long.
+    """
+    return enable_python_dispatcher() if torch.__version__ < (2, 13) else nullcontext()
 
 
 def same_type(x: object, y: object) -> bool:
