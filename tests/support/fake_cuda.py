@@ -29,7 +29,7 @@ def library(*macros: str) -> ctypes.CDLL:
         pytest.skip("this Triton ships no cuda.h")
     wheels = [Path(folder, "nvidia/cu13/include") for folder in sys.path]
     headers = [*(wheel for wheel in wheels if (wheel / "cublas_api.h").exists()), include]
-    sources = [Path(__file__).parent / name for name in ("fake_libcuda.cpp", "fake_libcublas.cpp")]
+    sources = [Path(__file__).parent / name for name in ("fake_libcuda.cpp", "fake_kernels.cpp", "fake_libcublas.cpp")]
     flags = [flag for folder in headers for flag in ("-isystem", str(folder))]
     return compile_native(sources, isa="portable", flags=[*flags, "-O0", *(f"-D{macro}" for macro in macros)])
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <string>
 
 namespace fake {
 
@@ -17,5 +18,8 @@ CUresult run(CUstream stream, std::function<void()> work);
 
 // Whether the calling thread has a context.
 bool current();
+
+// What is wrong with work that was done: whatever is asked for from now on fails for this reason.
+void fail(const std::string& why);
 
 }  // namespace fake

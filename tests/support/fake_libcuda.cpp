@@ -1,6 +1,7 @@
 // A libcuda without a GPU, compiled against the real cuda.h: what the runtime calls has the names and types that are
-// declared there. Memory is the host's, a stream runs at once unless it is captured, and kernels are the functions at
-// the end of this file. Whatever the driver would refuse, and much that it would not notice, is an error here.
+// declared there. Memory is the host's, a stream runs at once unless it is captured; what code is and how it runs is
+// for another file to say (fake_kernels.h). Whatever the driver would refuse, and much that it would not notice, is an
+// error here.
 
 #pragma GCC visibility push(default)
 #include <cuda.h>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "fake_driver.h"
+#include "fake_kernels.h"
 
 #ifndef FAKE_VERSION
 #define FAKE_VERSION 12040
@@ -21,23 +23,14 @@
 #ifndef FAKE_DEVICES
 #define FAKE_DEVICES 1
 #endif
-#ifndef FAKE_BYTES
-#define FAKE_BYTES (size_t(1) << 30)
-#endif
 
 namespace {
 
+using fake::device;
 using Work = std::function<void()>;
-using Body = void (*)(void** values, unsigned x);
-
-struct Kernel {
-    Body body;
-    int parameters;
-};
-extern const std::map<std::string, Kernel> kernels;
 
 struct Function {
-    Kernel kernel;
+    const fake::Kernel* kernel;
     unsigned shared = 48 << 10;
 };
 struct Stream {
@@ -53,6 +46,7 @@ struct State {
     int streams = 0, events = 0, modules = 0, graphs = 0, pinned = 0, contexts = 0;
     int launches = 0, programmatic = 0, replays = 0;
     bool current = false;
+    std::string error;  // of a kernel: nothing more can be done in the context
 } state;
 char context;
 
@@ -61,6 +55,10 @@ char context;
 namespace fake {
 
 bool current() { return state.current; }
+
+void fail(const std::string& why) {
+    if (state.error.empty()) state.error = why;
+}
 
 bool inside(CUdeviceptr pointer, size_t bytes) {
     auto* begin = reinterpret_cast<char*>(pointer);
@@ -72,6 +70,7 @@ bool inside(CUdeviceptr pointer, size_t bytes) {
 CUresult run(CUstream handle, Work work) {
     auto* stream = reinterpret_cast<Stream*>(handle);
     if (stream == nullptr || !state.current) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!state.error.empty()) return CUDA_ERROR_LAUNCH_FAILED;
     if (stream->capturing)
         stream->recorded.push_back(std::move(work));
     else
@@ -91,46 +90,57 @@ CUresult cuInit(unsigned flags) {
 }
 CUresult cuDriverGetVersion(int* version) { return *version = FAKE_VERSION, CUDA_SUCCESS; }
 CUresult cuGetErrorName(CUresult error, const char** text) {
-    *text = error == CUDA_ERROR_INVALID_IMAGE ? "CUDA_ERROR_INVALID_IMAGE" : error == CUDA_ERROR_NOT_FOUND
-                                              ? "CUDA_ERROR_NOT_FOUND"
-                                              : "CUDA_ERROR_INVALID_VALUE";
+    switch (error) {
+        case CUDA_ERROR_INVALID_IMAGE: return *text = "CUDA_ERROR_INVALID_IMAGE", CUDA_SUCCESS;
+        case CUDA_ERROR_INVALID_PTX: return *text = "CUDA_ERROR_INVALID_PTX", CUDA_SUCCESS;
+        case CUDA_ERROR_NO_BINARY_FOR_GPU: return *text = "CUDA_ERROR_NO_BINARY_FOR_GPU", CUDA_SUCCESS;
+        case CUDA_ERROR_NOT_FOUND: return *text = "CUDA_ERROR_NOT_FOUND", CUDA_SUCCESS;
+        case CUDA_ERROR_LAUNCH_FAILED: return *text = "CUDA_ERROR_LAUNCH_FAILED", CUDA_SUCCESS;
+        default: return *text = "CUDA_ERROR_INVALID_VALUE", CUDA_SUCCESS;
+    }
+}
+CUresult cuGetErrorString(CUresult error, const char** text) {
+    *text = error == CUDA_ERROR_LAUNCH_FAILED ? state.error.c_str() : "said the driver";
     return CUDA_SUCCESS;
 }
-CUresult cuGetErrorString(CUresult, const char** text) { return *text = "said the driver", CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* count) { return *count = FAKE_DEVICES, CUDA_SUCCESS; }
-CUresult cuDeviceGet(CUdevice* device, int ordinal) { return *device = 40 + ordinal, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* found, int ordinal) { return *found = 40 + ordinal, CUDA_SUCCESS; }
 CUresult cuDeviceGetName(char* name, int length, CUdevice) {
-    return std::strncpy(name, "Fake H200", length), CUDA_SUCCESS;
+    return std::strncpy(name, device.name, length), CUDA_SUCCESS;
 }
-CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
-    if (device < 40) return CUDA_ERROR_INVALID_DEVICE;
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice ordinal) {
+    if (ordinal < 40) return CUDA_ERROR_INVALID_DEVICE;
     switch (attribute) {
-        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; return CUDA_SUCCESS;
-        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; return CUDA_SUCCESS;
-        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; return CUDA_SUCCESS;
-        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = 232448; return CUDA_SUCCESS;
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = device.major; return CUDA_SUCCESS;
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = device.minor; return CUDA_SUCCESS;
+        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = device.multiprocessors; return CUDA_SUCCESS;
+        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = device.shared_bytes; return CUDA_SUCCESS;
         default: return CUDA_ERROR_INVALID_VALUE;
     }
 }
-CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) { return *bytes = FAKE_BYTES, CUDA_SUCCESS; }
+CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) { return *bytes = device.bytes, CUDA_SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext* made, CUdevice) {
     state.contexts++;
     return *made = reinterpret_cast<CUcontext>(&context), CUDA_SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRelease(CUdevice) { return state.contexts--, CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRelease(CUdevice) {
+    if (--state.contexts == 0) state.error.clear();
+    return CUDA_SUCCESS;
+}
 CUresult cuCtxSetCurrent(CUcontext given) {
     state.current = given == reinterpret_cast<CUcontext>(&context);
     return state.current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 CUresult cuMemGetInfo(size_t* free, size_t* total) {
-    return *total = FAKE_BYTES, *free = FAKE_BYTES - state.used, CUDA_SUCCESS;
+    return *total = device.bytes, *free = device.bytes - state.used, CUDA_SUCCESS;
 }
 CUresult cuMemAlloc(CUdeviceptr* pointer, size_t bytes) {
     if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-    if (bytes > FAKE_BYTES - state.used) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (bytes > device.bytes - state.used) return CUDA_ERROR_OUT_OF_MEMORY;
     auto* made = static_cast<char*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
     std::memset(made, 0xff, bytes);
     state.memory[made] = bytes;
+    fake::allocated(reinterpret_cast<CUdeviceptr>(made), bytes);
     state.used += bytes;
     return *pointer = reinterpret_cast<CUdeviceptr>(made), CUDA_SUCCESS;
 }
@@ -138,6 +148,7 @@ CUresult cuMemFree(CUdeviceptr pointer) {
     auto found = state.memory.find(reinterpret_cast<char*>(pointer));
     if (found == state.memory.end()) return CUDA_ERROR_INVALID_VALUE;
     state.used -= found->second;
+    fake::freed(pointer);
     std::memset(found->first, 0xff, found->second);
     std::free(found->first);
     return state.memory.erase(found), CUDA_SUCCESS;
@@ -173,7 +184,8 @@ CUresult cuStreamDestroy(CUstream stream) {
     return delete reinterpret_cast<Stream*>(stream), CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(CUstream stream) {
-    return reinterpret_cast<Stream*>(stream)->capturing ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+    if (reinterpret_cast<Stream*>(stream)->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return state.error.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
 }
 CUresult cuEventCreate(CUevent* event, unsigned flags) {
     if (flags != CU_EVENT_DEFAULT) return CUDA_ERROR_INVALID_VALUE;
@@ -190,37 +202,36 @@ CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) { return *mil
 
 CUresult cuModuleLoadDataEx(
     CUmodule* module, const void* image, unsigned count, CUjit_option* options, void** values) {
-    auto* text = static_cast<const char*>(image);
     if (count != 2 || options[0] != CU_JIT_ERROR_LOG_BUFFER || options[1] != CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES)
         return CUDA_ERROR_INVALID_VALUE;
-    if (std::strncmp(text, "fake", 4) != 0 && std::strncmp(text, ".version 8.0\n", 13) != 0) {
-        std::strncpy(static_cast<char*>(values[0]), "ptxas: not fake", reinterpret_cast<size_t>(values[1]));
-        return CUDA_ERROR_INVALID_IMAGE;
+    std::string said;
+    fake::Module* made = nullptr;
+    if (CUresult failed = fake::load(static_cast<const char*>(image), &made, said)) {
+        std::strncpy(static_cast<char*>(values[0]), said.c_str(), reinterpret_cast<size_t>(values[1]) - 1);
+        return failed;
     }
     state.modules++;
-    return *module = reinterpret_cast<CUmodule>(new char), CUDA_SUCCESS;
+    return *module = reinterpret_cast<CUmodule>(made), CUDA_SUCCESS;
 }
 CUresult cuModuleUnload(CUmodule module) {
-    return state.modules--, delete reinterpret_cast<char*>(module), CUDA_SUCCESS;
+    return state.modules--, fake::unload(reinterpret_cast<fake::Module*>(module)), CUDA_SUCCESS;
 }
-CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
-    auto found = kernels.find(name);
-    if (found == kernels.end()) return CUDA_ERROR_NOT_FOUND;
-    return *function = reinterpret_cast<CUfunction>(new Function{found->second}), CUDA_SUCCESS;
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+    auto* found = fake::find(reinterpret_cast<fake::Module*>(module), name);
+    if (found == nullptr) return CUDA_ERROR_NOT_FOUND;
+    return *function = reinterpret_cast<CUfunction>(new Function{found}), CUDA_SUCCESS;
 }
 CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
-    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value > device.shared_bytes)
+        return CUDA_ERROR_INVALID_VALUE;
     reinterpret_cast<Function*>(function)->shared = value;
     return CUDA_SUCCESS;
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void** parameters, void** extra) {
     auto* function = reinterpret_cast<Function*>(handle);
-    auto [body, count] = function->kernel;
     if (extra != nullptr || config->sharedMemBytes > function->shared) return CUDA_ERROR_INVALID_VALUE;
     if (config->blockDimX % 32 || config->blockDimY != 1 || config->blockDimZ != 1) return CUDA_ERROR_INVALID_VALUE;
-    if (!config->gridDimX || config->gridDimY != 1 || config->gridDimZ != 1) return CUDA_ERROR_INVALID_VALUE;
-    for (int added = count; added < count + 2; added++)  // the two scratch pointers
-        if (*static_cast<void**>(parameters[added]) != nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (!config->gridDimX || !config->gridDimY || !config->gridDimZ) return CUDA_ERROR_INVALID_VALUE;
     if (config->numAttrs > 1) return CUDA_ERROR_INVALID_VALUE;
     if (config->numAttrs == 1) {
         auto& attribute = config->attrs[0];
@@ -228,12 +239,11 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void*
         if (attribute.value.programmaticStreamSerializationAllowed != 1) return CUDA_ERROR_INVALID_VALUE;
         state.programmatic++;
     }
-    std::vector<void*> values(count);
-    for (int place = 0; place < count; place++) std::memcpy(&values[place], parameters[place], 8);
-    unsigned programs = config->gridDimX;
-    return run(config->hStream, [=, body = body]() mutable {
+    Work work;
+    if (CUresult failed = fake::prepare(*function->kernel, *config, parameters, work)) return failed;
+    return run(config->hStream, [work = std::move(work)] {
         state.launches++;
-        for (unsigned x = 0; x < programs; x++) body(values.data(), x);
+        work();
     });
 }
 CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
@@ -255,8 +265,10 @@ CUresult cuGraphInstantiate(CUgraphExec* made, CUgraph graph, unsigned long long
 }
 CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     if (!state.current || reinterpret_cast<Stream*>(stream)->capturing) return CUDA_ERROR_INVALID_VALUE;
+    if (!state.error.empty()) return CUDA_ERROR_LAUNCH_FAILED;
     state.replays++;
-    for (auto& work : reinterpret_cast<Graph*>(graph)->work) work();
+    for (auto& work : reinterpret_cast<Graph*>(graph)->work)
+        if (state.error.empty()) work();
     return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(CUgraphExec graph) {
@@ -282,56 +294,3 @@ void fake_layout(size_t* numbers) {
     std::memcpy(numbers, found, sizeof found);
 }
 }
-
-// The kernels of tests/support/tiny_gpu_program.py.
-
-namespace {
-
-template <class T>
-T* pointer(void* value) {
-    return static_cast<T*>(value);
-}
-int number(void* value) { return static_cast<int>(reinterpret_cast<size_t>(value)); }
-
-void halves(void** values, unsigned row) {
-    auto *source = pointer<float>(values[0]) + row * 8, *target = pointer<float>(values[1]) + row * 8;
-    for (int half = 0; half < 4; half++) target[2 * half] = source[half], target[2 * half + 1] = source[4 + half];
-}
-
-void write(void** values, unsigned row) {
-    pointer<float>(values[2])[pointer<int64_t>(values[1])[row]] = float(pointer<int64_t>(values[0])[row]);
-}
-
-void sum(void** values, unsigned row) {
-    auto *positions = pointer<int64_t>(values[0]), *starts = pointer<int64_t>(values[1]);
-    auto *blocks = pointer<int64_t>(values[2]);
-    int sequence = 0;
-    while (sequence + 1 < number(values[7]) && starts[sequence + 1] <= int64_t(row)) sequence++;
-    float sum = 0;
-    for (int64_t place = 0; place <= positions[row]; place++)
-        sum += pointer<float>(values[3])[blocks[sequence * number(values[8]) + place / 16] * 16 + place % 16];
-    pointer<float>(values[4])[row] = sum;
-    if (row == 0) *pointer<int64_t>(values[5]) += number(values[6]);
-}
-
-void logits(void** values, unsigned row) {
-    int64_t at = pointer<int64_t>(values[1])[row], token = pointer<int64_t>(values[0])[at];
-    for (int column = 0; column < 7; column++)
-        pointer<float>(values[5])[row * 7 + column] =
-            pointer<float>(values[2])[token * 8 + column] +
-            pointer<float>(values[3])[column] * pointer<float>(values[4])[at];
-}
-
-// Those of compiler/bench/gpu_probes.py: of what is read the last vector is looked at.
-
-void read(void** values, unsigned) {
-    auto end = reinterpret_cast<CUdeviceptr>(values[0]) + 16 * static_cast<unsigned>(number(values[2]));
-    if (!inside(end - 16, 16) || !inside(reinterpret_cast<CUdeviceptr>(values[1]), 4)) std::abort();
-}
-void nothing(void**, unsigned) {}
-
-const std::map<std::string, Kernel> kernels = {
-    {"read", {read, 3}}, {"nothing", {nothing, 0}},
-    {"halves_0", {halves, 2}}, {"write_0", {write, 3}}, {"sum_0", {sum, 9}}, {"logits_0", {logits, 6}}};
-
-}  // namespace
