@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from llmc.runtime.checked_json import Field, parse
+from llmc.runtime.crossover import VARIANTS, Crossover
 
 VERSION = 1
 """Version of the JSON; rises when a field changes or goes."""
@@ -93,19 +94,20 @@ class KernelRecord:
     """The name of its crossovers in tuning tables, such as "960x576:int4"; empty if it has none."""
     variants: tuple[VariantUse, ...]
 
-    def with_crossovers(self, flat: int, gemm: int, source: str) -> "KernelRecord":
-        """The same linear with its flat and its gemm variant used from other numbers of rows on."""
+    def with_crossovers(self, crossover: Crossover) -> "KernelRecord":
+        """The same linear with its variants used from other numbers of rows on."""
         used = {use.variant for use in self.variants}
         reasons = {name: reason for use in self.variants for name, reason in use.others if name not in used}
-        starts = {"gemv": 1, "flat": min(flat, gemm), "gemm": gemm}
-        reasons |= {name: f"not used ({source})" for name, start in starts.items() if start >= NEVER_FROM}
+        known = {*used, *reasons}
+        starts = {name: start for name, start in zip(VARIANTS, crossover.starts, strict=True) if name in known}
+        reasons |= {name: f"not used ({crossover.source})" for name, start in starts.items() if start >= NEVER_FROM}
         legal = [name for name in starts if name not in reasons]
         uses = []
         for name, following in zip(legal, [*legal[1:], ""], strict=True):
             last = starts[following] - 1 if following else None
             if last is None or starts[name] <= last:
                 others = tuple(
-                    (other, reasons.get(other, f"used from {starts[other]} rows on ({source})"))
+                    (other, reasons.get(other, f"used from {starts[other]} rows on ({crossover.source})"))
                     for other in starts
                     if other != name
                 )
@@ -177,10 +179,10 @@ class ProgramExplanation:
         kernels = tuple(kernel for kernel in self.kernels if kernel.name in used)
         return replace(self, kernels=kernels, regions=chosen, loops=())
 
-    def with_crossovers(self, table: Mapping[str, tuple[int, int]], source: str) -> "ProgramExplanation":
+    def with_crossovers(self, table: Mapping[str, Crossover]) -> "ProgramExplanation":
         """The same with the variants that a tuning table chooses; predictions stay as they are."""
         kernels = tuple(
-            kernel.with_crossovers(*table[kernel.tuned_as], source) if kernel.tuned_as in table else kernel
+            kernel.with_crossovers(table[kernel.tuned_as]) if kernel.tuned_as in table else kernel
             for kernel in self.kernels
         )
         return replace(self, kernels=kernels)

@@ -26,6 +26,7 @@ from llmc.runtime.cuda.open_session import candidates
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.native_trust import keep
 from llmc.runtime.program import CacheSpec
+from llmc.runtime.tuning import read_gpu_tuning
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class GpuPrograms:
             return None
         for level, compiled in candidates(self.sources, gpu):
             images = {name: _image(binary, compiled) for name, binary in self.compile(level).items()}
-            return GpuProgram(self.sources[level].plan, CudaDevice(driver, gpu, images), _Evaluated(model))
+            device, tuned = CudaDevice(driver, gpu, images), read_gpu_tuning(cache_directory(), gpu.kind)
+            return GpuProgram(self.sources[level].plan, device, _Evaluated(model), tuned)
         return None
 
     def files(self, model: Model) -> dict[str, tuple[str, bytes]]:

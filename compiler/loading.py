@@ -51,7 +51,7 @@ def load(
     if chosen not in manifest.programs:
         raise ArtifactRejected(f"{root}: holds {held(manifest)}; expected the {chosen} program")
     if chosen == CUDA:
-        session = open_cuda_session(artifact, cache=cache_directory(), verify=verify, trust=trust)
+        session = open_cuda_session(artifact, cache=cache_directory(), verify=verify, trust=trust, tuned=tuned)
     elif chosen == CPU:
         session = open_cpu_session(
             artifact,

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from llmc.runtime.cuda.device import Graph
-from llmc.runtime.cuda.plan import Launch, Product
+from llmc.runtime.cuda.plan import Launch, Plan, Product
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.program import Batch
 
@@ -53,8 +53,7 @@ def kernel_times(program: GpuProgram, device: Timed, sequences: int, position: i
     taken = [launch for launch in program.plan.launches if launch.when.holds(sizes)]
     names = dict.fromkeys(_name(launch) for launch in taken)
     groups = {name: [launch for launch in taken if _name(launch) == name] for name in names}
-    stored = dict(zip(program.plan.weights, program.plan.weight_bytes, strict=True))
-    stored |= {each.weight: each.bytes for each in program.plan.rearrangements}
+    stored = weight_sizes(program.plan)
 
     def seconds(launches: Sequence[Launch | Product]) -> float:
         graph = device.capture(lambda: program.run(launches, sizes, arrays))
@@ -69,6 +68,12 @@ def kernel_times(program: GpuProgram, device: Timed, sequences: int, position: i
     found = [KernelTime(name, len(group), _bytes(group, stored), seconds(group)) for name, group in groups.items()]
     total = sum(time.weight_bytes for time in found)
     return [*found, KernelTime("the whole step", len(taken), total, seconds(taken))]
+
+
+def weight_sizes(plan: Plan) -> dict[str, int]:
+    """Bytes of each weight, as kernels read it."""
+    stored = dict(zip(plan.weights, plan.weight_bytes, strict=True))
+    return stored | {each.weight: each.bytes for each in plan.rearrangements}
 
 
 def decode_batch(sequences: int, position: int, block_size: int) -> Batch:

@@ -21,25 +21,36 @@ ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
 NEVER = 1 << 30
 FORMS = {"rows": (NEVER, NEVER), "flat": (1, NEVER), "gemm": (1, 1)}
 """For each form the crossovers that choose it for any number of rows."""
-_GAIN = 0.99
-"""Another form must take less than this share of the time of the one before it: less is noise."""
+GAIN = 0.99
+"""Another form must take less than this share of the time of those before it: less is noise."""
 
 Timings = Mapping[int, Mapping[str, float]]
 """Seconds of a step by rows and form."""
 
 
 def crossovers(timings: Timings) -> tuple[int, int]:
-    """The first number of rows for the flat and for the GEMM form, of what was measured for one shape.
+    """The first number of rows for the flat and for the GEMM form, of what was measured for one shape."""
+    _, flat, gemm = takeovers(timings, tuple(FORMS), NEVER)
+    return flat, gemm
 
-    A form begins where it wins at that and all larger numbers of rows.
+
+def takeovers(timings: Timings, forms: Sequence[str], never: int) -> list[int]:
+    """The first number of rows for each of `forms`, which take over from each other in this order.
+
+    A form begins where it beats all before it, at that and all larger numbers of rows up to where the next one begins;
+    where it was measured alone it wins. One that never does begins where the next one does, the last one at `never`.
     """
-    counts = sorted(timings)
-    gemm = _begin(
-        counts, lambda rows: timings[rows]["gemm"] < _GAIN * min(timings[rows]["rows"], timings[rows]["flat"])
-    )
-    below = [rows for rows in counts if rows < gemm]
-    flat = _begin(below, lambda rows: timings[rows]["flat"] < _GAIN * timings[rows]["rows"])
-    return min(flat, gemm), gemm
+    begins = [never]
+    for place in reversed(range(1, len(forms))):
+        begin = begins[0]
+        for rows in sorted((rows for rows in timings if rows < begins[0]), reverse=True):
+            taken = timings[rows]
+            before = [taken[form] for form in forms[:place] if form in taken]
+            if forms[place] not in taken or any(taken[forms[place]] >= GAIN * other for other in before):
+                break
+            begin = rows
+        begins.insert(0, begin)
+    return [1, *begins[:-1]]
 
 
 def measure(program: CpuProgram, repetitions: int, progress: Callable[[str], None] = lambda text: None) -> Crossovers:
@@ -56,15 +67,6 @@ def measure(program: CpuProgram, repetitions: int, progress: Callable[[str], Non
     table = {name: crossovers(timings) for name, timings in found.items()}
     program.tune(table)
     return table
-
-
-def _begin(counts: Sequence[int], wins: Callable[[int], bool]) -> int:
-    begin = NEVER
-    for rows in reversed(counts):
-        if not wins(rows):
-            break
-        begin = rows
-    return begin
 
 
 def _measured(program: CpuProgram, name: str, step: Callable[[], None], repetitions: int) -> dict[str, float]:

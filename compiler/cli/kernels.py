@@ -1,9 +1,10 @@
 """The kernels of a compiled program for people: which serve which layers, what they cost, and why not others."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from llmc.cli.output import duration, size
 from llmc.codegen.explanation import KernelRecord, ProgramExplanation, RegionRecord, Work
+from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
 
 COLUMNS = ("kernel", "regions", "where", "what")
 """The first columns of the table; two or three for each step follow."""
@@ -30,6 +31,17 @@ def table(program: ProgramExplanation) -> tuple[list[str], list[list[object]]]:
             row.append(size(sum(item.bytes for item in work)))
         rows.append(row)
     return columns, rows
+
+
+def crossovers(program: ProgramExplanation, table: Mapping[str, Crossover]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the table of crossovers of a program's linears, each with where it comes from."""
+    used = dict.fromkeys(kernel.tuned_as for kernel in program.kernels)
+    columns = ["linear", *(f"{variant} from" for variant in VARIANTS[1:]), "source"]
+    return columns, [
+        [name, *("never" if rows >= NEVER else rows for rows in table[name].starts[1:]), table[name].source]
+        for name in used
+        if name in table
+    ]
 
 
 def heading(program: ProgramExplanation) -> Iterator[str]:

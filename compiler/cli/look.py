@@ -1,5 +1,7 @@
 """The commands that look: inspect, explain, doctor, zoo."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from llmc.errors import BadOption
 if TYPE_CHECKING:
     from llmc.codegen.explanation import ProgramExplanation
     from llmc.runtime.artifact import Artifact
+    from llmc.runtime.crossover import Crossover
 
 
 def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceback = False) -> None:
@@ -55,7 +58,7 @@ def explain(
     from llmc.runtime.artifact import Artifact
 
     artifact = Artifact.open(directory, verify="fast")
-    program = _program(artifact, threads) if target == "cpu" else _gpu_program(artifact, target)
+    program, crossovers = (_program(artifact, threads), {}) if target == "cpu" else _gpu_program(artifact, target)
     if measure and target != "cpu":
         raise BadOption(f"measure: regions of {target} are not measured; use --target cpu, or llmc bench on the GPU")
     if measure:
@@ -66,13 +69,19 @@ def explain(
     found = explain_manifest(dict(artifact.manifest.content), op, elsewhere=shown)
     if json:
         plain = program.to_json() if program is not None and shown else None
-        out.print_json({"artifact": str(directory), "op": op, **found.to_json(), "program": plain})
+        tables = (
+            {"crossovers": {name: asdict(crossover) for name, crossover in crossovers.items()}} if crossovers else {}
+        )
+        out.print_json({"artifact": str(directory), "op": op, **found.to_json(), "program": plain, **tables})
         return
     out.print_lines(found.lines())
     if program is None or not shown:
         return
     out.print_lines(kernels.heading(program))
     out.print_table(*kernels.table(program))
+    if crossovers:
+        out.print_lines([""])
+        out.print_table(*kernels.crossovers(program, crossovers))
     if op is not None:
         out.print_lines(kernels.reasons(program))
 
@@ -130,18 +139,24 @@ def _program(artifact: "Artifact", threads: int | None) -> "ProgramExplanation |
     from llmc.codegen.explanation import ProgramExplanation
     from llmc.options import cache_directory
     from llmc.runtime.cpu_features import usable_cpus
+    from llmc.runtime.crossover import Crossover
     from llmc.runtime.tuning import read_tuning
 
     name = artifact.manifest.programs.get("cpu", {}).get("explanation")
     if name is None:
         return None
-    table = read_tuning(cache_directory(), threads or len(usable_cpus()))
-    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(table, "measured by `llmc tune`")
+    found = read_tuning(cache_directory(), threads or len(usable_cpus()))
+    table = {name: Crossover(min(flat, gemm), gemm, "measured by `llmc tune`") for name, (flat, gemm) in found.items()}
+    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(table)
 
 
-def _gpu_program(artifact: "Artifact", target: str) -> "ProgramExplanation":
-    """What the artifact says of its program for a GPU. Raises BadOption if it has none."""
+def _gpu_program(artifact: "Artifact", target: str) -> "tuple[ProgramExplanation, Mapping[str, Crossover]]":
+    """What the artifact says of its program for a GPU, and its crossovers: those that were tuned, if this machine has
+    such a GPU. Raises BadOption if there is no such program, and ArtifactRejected.
+    """
     from llmc.codegen.explanation import ProgramExplanation
+    from llmc.options import cache_directory
+    from llmc.runtime.cuda.open_session import read_crossovers
 
     roles = artifact.manifest.programs.get("cuda", {})
     name = roles.get(f"{target}.explanation")
@@ -149,7 +164,8 @@ def _gpu_program(artifact: "Artifact", target: str) -> "ProgramExplanation":
         cpu = ["cpu"] if "cpu" in artifact.manifest.programs else []
         held = ", ".join([*cpu, *(role for role in roles if "." not in role)]) or "no target"
         raise BadOption(f"target: {artifact.root} holds no program for {target}; it holds those for {held}")
-    return ProgramExplanation.from_json(artifact.read(name))
+    crossovers = read_crossovers(artifact, target, cache_directory())
+    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(crossovers), crossovers
 
 
 def _measured(

@@ -5,15 +5,18 @@ from pathlib import Path
 
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact, Verify
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import LIBRARY, Driver, Gpu
 from llmc.runtime.cuda.plan import Plan
 from llmc.runtime.cuda.plan_file import Binary, PlanFile, parse_plan
 from llmc.runtime.cuda.program import GpuProgram
+from llmc.runtime.cuda.selection import select
 from llmc.runtime.manifest import Manifest
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
+from llmc.runtime.tuning import read_gpu_tuning
 
 CUDA = "cuda"
 """What the manifest calls the programs for GPUs."""
@@ -29,20 +32,23 @@ def open_cuda_session(
     cache: Path,
     verify: Verify = "full",
     trust: bool = False,
+    tuned: bool = True,
     library: str = LIBRARY,
 ) -> Session:
     """A session on the first GPU that this process may see, of an artifact that was opened with "fast".
 
     Args:
         artifact: what holds the program.
-        cache: llmc's cache directory, where what this machine compiled is kept.
+        cache: llmc's cache directory, where what this machine compiled is kept, and what was tuned.
         verify: "full" hashes the weights as they are read.
         trust: run code that this machine did not make.
+        tuned: use what was measured on GPUs of this kind.
         library: the driver.
 
     Raises:
         MissingTool: there is no GPU, or no driver for it.
         ArtifactRejected: there is no code for the GPU, it may not run, or a file is damaged.
+        BadOption: what was measured cannot be read.
         DeviceFailed: the driver refuses the code. MemoryError: the GPU's memory is too small for the weights.
     """
     manifest = artifact.manifest
@@ -53,8 +59,9 @@ def open_cuda_session(
         raise MissingTool(f"{error}; {artifact.root} holds {held(manifest)}") from None
     plan, images = _code(artifact, gpu, cache, trust)
     _check_facts(artifact, plan)
+    crossovers = read_gpu_tuning(cache, gpu.kind) if tuned else {}
     weights = artifact.load_weights(verify=verify)
-    program = GpuProgram(plan, CudaDevice(driver, gpu, images), weights.bytes())
+    program = GpuProgram(plan, CudaDevice(driver, gpu, images), weights.bytes(), crossovers)
     tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
     weights.check()
     return Session(program, manifest.model, manifest.ranges, tokenizer, block_size=plan.block_size)
@@ -70,6 +77,24 @@ def runs_here(manifest: Manifest, library: str = LIBRARY) -> bool:
     except MissingTool:
         return False
     return any(True for _ in candidates(targets, gpu))
+
+
+def read_crossovers(artifact: Artifact, target: str, cache: Path, library: str = LIBRARY) -> dict[str, Crossover]:
+    """From how many rows on the variants of each linear serve in an artifact's program for `target`.
+
+    They are the program's own, or what was measured on this machine's GPU, if that is one that runs this program.
+
+    Raises ArtifactRejected if the plan is damaged, BadOption if what was measured is.
+    """
+    roles = artifact.manifest.programs[CUDA]
+    code = artifact.manifest.files[roles[f"{target}.bin"]].bytes
+    plan = parse_plan(artifact.read(roles[target]), roles[target], code).plan
+    try:
+        gpu = Driver(library).gpus()[0]
+    except MissingTool:
+        return dict(plan.crossovers)
+    best = next((level for level, _ in candidates(roles, gpu)), "")
+    return dict(select(plan, read_gpu_tuning(cache, gpu.kind) if best == target else {}).crossovers)
 
 
 def held(manifest: Manifest) -> str:

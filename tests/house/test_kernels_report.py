@@ -19,6 +19,7 @@ from llmc.codegen.explanation import (
 )
 from llmc.errors import ArtifactRejected
 from llmc.runtime.checked_json import canonical
+from llmc.runtime.crossover import Crossover
 
 
 def region(name: str, kernel: str, origin: str, predicted: float) -> RegionRecord:
@@ -71,15 +72,17 @@ def test_a_tuning_table_moves_the_crossovers() -> None:
     no_panels = ("gemm", "there are no panels of these")
     linear = replace(PROGRAM.kernels[0], variants=(replace(GEMV, others=(*GEMV.others, no_panels)), FLAT))
     program = replace(PROGRAM, kernels=(linear, PROGRAM.kernels[1]))
-    tuned = program.with_crossovers({"960x576:int4": (5, 9), "1x1:f32": (2, 2)}, "measured here")
+    tuned = program.with_crossovers(
+        {"960x576:int4": Crossover(5, 9, "measured here"), "1x1:f32": Crossover(2, 2, "measured here")}
+    )
     assert tuned.kernels[0].variants == (
         VariantUse("gemv", 1, 4, (("flat", "used from 5 rows on (measured here)"), no_panels)),
         VariantUse("flat", 5, None, (("gemv", "used from 1 rows on (measured here)"), no_panels)),
     )
     assert tuned.kernels[1] == PROGRAM.kernels[1]
-    every = linear.with_crossovers(1, 1, "measured here")
+    every = linear.with_crossovers(Crossover(1, 1, "measured here"))
     assert [use.variant for use in every.variants] == ["flat"]
-    never = PROGRAM.kernels[0].with_crossovers(1 << 30, 1 << 30, "measured here")
+    never = PROGRAM.kernels[0].with_crossovers(Crossover(1 << 30, 1 << 30, "measured here"))
     assert [(use.variant, use.last, dict(use.others)["flat"]) for use in never.variants] == [
         ("gemv", None, "not used (measured here)")
     ]

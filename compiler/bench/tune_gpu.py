@@ -1,0 +1,206 @@
+"""Measure on this GPU which variant of each linear is the fastest for how many rows.
+
+All launches of one variant of one linear are recorded one after another and replayed, on the weights of all layers, and
+on copies of these where they are few: what the chip's caches hold of one weight is gone when its turn comes again.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from llmc.bench.gpu_kernels import Timed, weight_sizes
+from llmc.bench.tune import takeovers
+from llmc.runtime.batch import Piece, pack
+from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
+from llmc.runtime.cuda.device import Place, padded
+from llmc.runtime.cuda.plan import ALWAYS, Candidate, Launch, Plan, Product
+from llmc.runtime.cuda.program import GpuProgram
+from llmc.runtime.cuda.selection import shares
+from llmc.runtime.kv_cache import BlockPool, BlockTable
+from llmc.runtime.program import Batch
+
+ROWS = (1, 2, 3, 4, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 192, 256, 512, 1024, 2048)
+"""Numbers of rows that are measured: among them the last of each tile, and the first of the next."""
+MOST_LOGITS = 512
+"""Rows up to which the linears that make logits are measured."""
+ROTATED_BYTES = 256 << 20
+"""Weights that are read one after another, at least: twice what the largest cache of a GPU holds."""
+MOST_COPIES = 64
+REPLAYS = 4
+EACH = Crossover(2, 9, "to be measured", 17)
+"""Crossovers of which each variant serves some rows, so that the program has memory for all of them."""
+
+Timings = dict[int, dict[str, float]]
+"""Seconds for all layers by rows and variant."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found."""
+
+    crossovers: dict[str, Crossover]
+    """By linear."""
+    timings: dict[str, Timings]
+    """Of each linear."""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            "crossovers": {linear: asdict(crossover) for linear, crossover in self.crossovers.items()},
+            "seconds": {
+                linear: {str(rows): taken for rows, taken in timings.items()}
+                for linear, timings in self.timings.items()
+            },
+        }
+
+
+def measure(
+    program: GpuProgram,
+    device: Timed,
+    *,
+    context: int,
+    repetitions: int,
+    source: str,
+    rows: Sequence[int] = ROWS,
+    rotated: int = ROTATED_BYTES,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Tuned:
+    """Measure the linears of a program one after another. Afterwards the program uses what was found.
+
+    Args:
+        program: what is measured.
+        device: the program's.
+        context: tokens that a sequence may have.
+        repetitions: measurements of each variant, of which the median counts; variants take turns.
+        source: what is said of where the crossovers come from.
+        rows: numbers of rows to measure.
+        rotated: bytes of weights to read one after another.
+        progress: told which linear is being measured.
+    """
+    linears = list(dict.fromkeys(each.linear for each in _candidates(program.plan)))
+    program.tune(dict.fromkeys(linears, EACH))
+    batches = {count: _batch(program, count, context) for count in rows}
+    program.allocate(max(len(batch.lengths) for batch in batches.values()), program.block_multiple)
+    found: dict[str, Timings] = {}
+    for linear in linears:
+        progress(linear)
+        copies = _copies(program, linear, rotated)
+        measured = {
+            count: _measured(program, device, linear, batch, copies, repetitions) for count, batch in batches.items()
+        }
+        found[linear] = {count: seconds for count, seconds in measured.items() if seconds}
+    table = {linear: _crossover(program.plan, linear, timings, source) for linear, timings in found.items()}
+    program.tune(table)
+    return Tuned(table, found)
+
+
+def _measured(
+    program: GpuProgram,
+    device: Timed,
+    linear: str,
+    batch: Batch,
+    copies: Sequence[Mapping[str, Place]],
+    repetitions: int,
+) -> dict[str, float]:
+    """Median seconds of each variant that takes the rows of a batch."""
+    sizes, arrays = program.arranged(batch)
+    program.run(program.plan.launches, sizes, arrays)  # so that all read numbers as they occur
+    graphs = {}
+    for variant, launches in _variants(program.plan, linear, len(batch.tokens), sizes):
+
+        def record(launches: Sequence[Launch | Product] = launches) -> None:
+            for places in copies:
+                program.weights.update(places)
+                program.run(launches, sizes, arrays)
+
+        graphs[variant] = device.capture(record)
+    samples: dict[str, list[float]] = {variant: [] for variant in graphs}
+    for repetition in range(repetitions + 1):
+        for variant, graph in graphs.items():
+
+            def replay(replay: Callable[[], None] = graph.replay) -> None:
+                for _ in range(REPLAYS):
+                    replay()
+
+            seconds = device.measure(replay) / REPLAYS
+            if repetition:  # the first is a warm-up
+                samples[variant].append(seconds)
+    return {variant: statistics.median(seconds) for variant, seconds in samples.items()}
+
+
+def _variants(
+    plan: Plan, linear: str, rows: int, sizes: Mapping[str, int]
+) -> Iterator[tuple[str, list[Launch | Product]]]:
+    """The variants of a linear that take so many rows, with their launches in all layers that have them in the step."""
+    launches = [each for each in plan.launches if each.candidate is not None and each.candidate.linear == linear]
+    for variant in VARIANTS:
+        mine = [launch for launch in launches if launch.candidate is not None and launch.candidate.variant == variant]
+        if all(launch.when.most == 0 for launch in mine):
+            continue  # there is no such variant, or it cannot run here
+        able = [
+            replace(launch, when=ALWAYS)
+            for launch in mine
+            if sizes[launch.when.symbol] == rows and _takes(launch.candidate, rows)
+        ]
+        if able:
+            yield variant, able
+
+
+def _takes(candidate: Candidate | None, rows: int) -> bool:
+    assert candidate is not None, "it belongs to a variant"
+    return candidate.least <= rows and (candidate.most is None or rows <= candidate.most)
+
+
+def _candidates(plan: Plan) -> list[Candidate]:
+    return [launch.candidate for launch in plan.launches if launch.candidate is not None]
+
+
+def _copies(program: GpuProgram, linear: str, rotated: int) -> list[dict[str, Place]]:
+    """Where the weights of a linear lie, of all layers: in copies, and last where the program has them."""
+    plan = program.plan
+    launches = [each for each in plan.launches if each.candidate is not None and each.candidate.linear == linear]
+    names = {argument.name for launch in launches for argument in launch.arguments if argument.kind == "weight"}
+    sizes = {name: size for name, size in weight_sizes(plan).items() if name in names}
+    total = sum(padded(size) for size in sizes.values())
+    copies = min(MOST_COPIES, -(-rotated // total)) - 1
+    own = {name: program.weights[name] for name in sizes}
+    found = []
+    for _ in range(copies):
+        memory, offset, places = program.device.allocate(total, zeroed=False), 0, dict[str, Place]()
+        for name, size in sizes.items():
+            places[name] = Place(memory, offset)
+            program.device.copy(own[name], places[name], size)
+            offset += padded(size)
+        found.append(places)
+    return [*found, own]
+
+
+def _crossover(plan: Plan, linear: str, timings: Timings, source: str) -> Crossover:
+    """The crossovers that timings speak for, each where its variant really takes over."""
+    _, flat, gemm, library = takeovers(timings, VARIANTS, NEVER)
+    launches = [each for each in plan.launches if each.candidate is not None and each.candidate.linear == linear]
+    served = shares(
+        [each.candidate for each in launches if each.candidate is not None and each.region == launches[0].region],
+        Crossover(flat, gemm, source, library),
+    )
+    starts = [NEVER]
+    for variant in reversed(VARIANTS):
+        starts.insert(0, served[variant][0] if variant in served else starts[0])
+    return Crossover(starts[1], starts[2], source, starts[3])
+
+
+def _batch(program: GpuProgram, rows: int, context: int) -> Batch:
+    """A step of so many new tokens, with logits after each unless they are many, of as many sequences as it takes."""
+    wanted: Literal["last", "all"] = "all" if rows <= MOST_LOGITS else "last"
+    longest = min(program.block_multiple, context)
+    lengths = [min(longest, rows - begin) for begin in range(0, rows, longest)]
+    tokens = np.random.default_rng(rows).integers(0, program.plan.vocabulary, rows).tolist()
+    pool = BlockPool(len(lengths), program.block_multiple)
+    pieces = [
+        Piece(tokens[place * longest : place * longest + length], BlockTable(pool), wanted)
+        for place, length in enumerate(lengths)
+    ]
+    return pack(pieces).batch
