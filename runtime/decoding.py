@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.runtime.program import Program
+from llmc.runtime.sample import SamplingParams, TokenLogprobs
 
 MOST_ENDS = 8
 """A sequence with more end tokens than this is continued by the host."""
@@ -23,17 +24,26 @@ class Continuation:
     """Where that is, counted from 0."""
     blocks: Sequence[int]
     """Its block table, with room for all tokens that it may come to have."""
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    """See `llmc.runtime.sample.SamplingParams`."""
+    params: SamplingParams
+    """How tokens are chosen. What it says of when to stop is in `ends` and `remaining`, or the host's matter."""
+    seen: npt.NDArray[np.bool_]
+    """[V] the tokens that are penalised so far, or none without a penalty."""
     uniforms: npt.NDArray[np.float64]
-    """Numbers from 0 to 1, one for each token that may be chosen before the host looks; none at temperature 0."""
+    """Numbers from 0 to 1, one for each token that may be chosen before the host looks, and more for those after, so
+    that a program can go on meanwhile; none at temperature 0."""
     ends: tuple[int, ...]
     """Tokens after which it ends, at most `MOST_ENDS`."""
     remaining: int
     """How many tokens it may still get, at least 1."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """What was chosen for a sequence."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs]
+    """Of each token, if they were asked for."""
 
 
 @runtime_checkable
@@ -43,7 +53,7 @@ class Decoder(Program, Protocol):
     decode_steps: int
     """Tokens that a sequence gets at a time; 0 if this program cannot choose."""
 
-    def decode(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+    def decode(self, continuations: Sequence[Continuation]) -> list[Continued]:
         """The next tokens of each sequence: `decode_steps`, fewer where it ends or may get no more.
 
         They are chosen as `llmc.runtime.sample.Sampler` does from the same numbers. K and V of all but the last are in

@@ -91,11 +91,12 @@ def _decode(running: Sequence[Request], program: Decoder) -> list[Increment]:
     for copy in [copy for table in tables for copy in table.extend(1).copies]:
         program.copy_block(*copy)
     chosen = program.decode([request.continuation(program.decode_steps) for request in running])
-    for table, tokens in zip(tables, chosen, strict=True):
-        table.length += len(tokens) - 1  # all but the last have been fed
+    for table, made in zip(tables, chosen, strict=True):
+        table.length += len(made.tokens) - 1  # all but the last have been fed
     increments: list[Increment] = []
-    for step in range(max(map(len, chosen))):
-        for request, tokens in zip(running, chosen, strict=True):
-            if step < len(tokens) and request.finish_reason is None:  # a stop text ends it before its tokens do
-                increments.append(request.accept_token(tokens[step]))
+    for step in range(max(len(made.tokens) for made in chosen)):
+        for request, made in zip(running, chosen, strict=True):
+            if step < len(made.tokens) and request.finish_reason is None:  # a stop text ends it before its tokens do
+                logprobs = made.logprobs[step] if made.logprobs else None
+                increments.append(request.accept_token(made.tokens[step], logprobs))
     return increments

@@ -113,25 +113,22 @@ class Request:
 
     @property
     def can_be_continued(self) -> bool:
-        """Whether `continuation` may be asked for: one token is left to be fed, and no more than that is wanted to be
-        known of the next ones than which they are."""
+        """Whether `continuation` may be asked for: one token is left to be fed, and not too many can end the text."""
         assert self.table is not None, "only an admitted request takes part in a step"
-        one_left = len(self._tokens) - self.table.length == 1
-        return one_left and self._sampler.needs_only_logits and len(self._end_tokens) <= MOST_ENDS
+        return len(self._tokens) - self.table.length == 1 and len(self._end_tokens) <= MOST_ENDS
 
     def continuation(self, most: int) -> Continuation:
-        """What a program needs to choose its next tokens, at most `most`. They must then be accepted, one by one."""
+        """What a program needs to choose its next tokens, at most `most`, and to begin with as many after them. They
+        must then be accepted, one by one."""
         assert self.table is not None, "only an admitted request takes part in a step"
         remaining = self.params.max_new_tokens - (len(self._tokens) - len(self.prompt))
         return Continuation(
             token=self._tokens[-1],
             position=len(self._tokens) - 1,
             blocks=self.table.blocks,
-            temperature=self.params.temperature,
-            top_k=self.params.top_k,
-            top_p=self.params.top_p,
-            min_p=self.params.min_p,
-            uniforms=self._sampler.uniforms(min(most, remaining)),
+            params=self.params,
+            seen=self._sampler.seen,
+            uniforms=self._sampler.uniforms(min(2 * most, remaining)),
             ends=tuple(sorted(self._end_tokens)),
             remaining=remaining,
         )
@@ -139,14 +136,17 @@ class Request:
     def accept(self, logits: Row) -> Increment:
         """Choose the token that follows from [V] logits; sets `finish_reason` when it is the last."""
         token = self._sampler.choose(logits)
-        logprobs = None
-        if self.params.logprobs is not None:
-            logprobs = logprobs_of(logits, token, self.params.logprobs)
-            self._logprobs.append(logprobs)
-        return self.accept_token(token, logprobs)
+        wanted = self.params.logprobs
+        return self._append(token, None if wanted is None else logprobs_of(logits, token, wanted))
 
-    def accept_token(self, token: int, logprobs: TokenLogprobs | None = None) -> Increment:
-        """Take the token that follows; sets `finish_reason` when it is the last."""
+    def accept_token(self, token: int, logprobs: TokenLogprobs | None) -> Increment:
+        """Take the token that follows, as a program chose it; sets `finish_reason` when it is the last."""
+        self._sampler.take(token)
+        return self._append(token, logprobs)
+
+    def _append(self, token: int, logprobs: TokenLogprobs | None) -> Increment:
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
         self._tokens.append(token)
         self._times.append(time.perf_counter())
         made = len(self._tokens) - len(self.prompt)

@@ -106,19 +106,30 @@ class Sampler:
         self.params = params
         self._native = choose
         self._random = np.random.Generator(np.random.PCG64(params.seed))
+        self._drawn = np.zeros(0)
+        """Numbers that were drawn and not used yet."""
         self._seen = np.zeros(vocab_size if params.repetition_penalty != 1.0 else 0, np.bool_)
         for token in prompt:
             self._remember(token)
 
     @property
-    def needs_only_logits(self) -> bool:
-        """Whether tokens can be chosen elsewhere, from their logits and from `uniforms`."""
-        return not self._seen.size and self.params.logprobs is None
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """[V] the tokens that are penalised so far; none without a penalty."""
+        return self._seen
 
     def uniforms(self, count: int) -> npt.NDArray[np.float64]:
         """[count] the numbers with which the next tokens are drawn, where they are chosen elsewhere; none if the
-        likeliest are taken."""
-        return self._random.random(count) if self.params.temperature else np.zeros(0)
+        likeliest are taken. They are used up by `take`."""
+        if not self.params.temperature:
+            return np.zeros(0)
+        if count > len(self._drawn):
+            self._drawn = np.concatenate([self._drawn, self._random.random(count - len(self._drawn))])
+        return self._drawn[:count]
+
+    def take(self, token: int) -> None:
+        """A token was chosen elsewhere, with the next of `uniforms`."""
+        self._drawn = self._drawn[1:]
+        self._remember(token)
 
     def choose(self, logits: Row) -> int:
         """The next token, given its [V] logits. Raises NumericsGateFailed if they are not numbers."""
@@ -126,7 +137,7 @@ class Sampler:
             token = int(logits.argmax())
             _check_finite(logits[token])
             return token
-        uniform = self._random.random() if self.params.temperature else 0.0
+        uniform = float(self.uniforms(1)[0]) if self.params.temperature else 0.0
         if self._native is not None:
             token = self._native(logits, self.params, self._seen, uniform)
             if token < 0:
@@ -135,7 +146,7 @@ class Sampler:
         else:
             scores = process(logits, self.params, self._seen)
             token = _draw(scores, uniform) if self.params.temperature else int(np.argmax(scores))
-        self._remember(token)
+        self.take(token)
         return token
 
     def _remember(self, token: int) -> None:

@@ -3,33 +3,29 @@
 A batch is padded to the next size. Padding sequences have one token, whose K and V go to a block of the cache that
 belongs to nobody.
 
-Where all sequences take their likeliest token and none has ended, the next replay begins before the host has looked at
-the tokens of the last one. If it then asks for something else, what that replay wrote is never read: it lies behind the
-ends of its sequences, and whatever is written there later comes later in the stream.
+Where no sequence has ended, the next replay begins before the host has looked at the tokens of the last one. If it then
+asks for something else, what that replay wrote is never read: it lies behind the ends of its sequences, and whatever is
+written there later comes later in the stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
 
-from llmc.errors import NumericsGateFailed
+from llmc.runtime.cuda import choices
+from llmc.runtime.cuda.choices import NOTHING, STEPS, Array
 from llmc.runtime.cuda.device import Device, Graph
 from llmc.runtime.cuda.plan import Launch, Plan, Product
 from llmc.runtime.cuda.step_arrays import Shape, StepArrays
-from llmc.runtime.decoding import MOST_ENDS, Continuation
+from llmc.runtime.decoding import Continuation, Continued
 from llmc.runtime.program import Batch
 
-STEPS = 8
-"""Tokens that each sequence of a batch gets before the host looks at them."""
 MOST_SEQUENCES = 256
 """Larger batches are launched directly: what recording saves is small beside what they compute."""
 _FIRST_BLOCKS = 16
-NOTHING, NOT_A_NUMBER = -1, -2
-"""What stands in `chosen` where no token was chosen, and where the largest logit is not finite."""
 
-Array = np.ndarray[Shape, np.dtype[np.int64]]
 Run = Callable[[Sequence[Launch | Product], Mapping[str, int], StepArrays], None]
 
 
@@ -41,13 +37,14 @@ class _Bucket:
     arrays: StepArrays
     blocks: int = 0
     """Columns of the block table."""
-    graphs: dict[int, Graph] = field(default_factory=dict)
-    """By how many tokens each sequence gets; 0 is a step whose logits the host wants."""
+    graphs: dict[tuple[int, bool], Graph] = field(default_factory=dict)
+    """By how many tokens each sequence gets, 0 for a step whose logits the host wants; and whether any are ruled out
+    before one is drawn."""
 
     @property
     def sizes(self) -> dict[str, int]:
         """Of its steps."""
-        return {"T": self.sequences, "B": self.sequences, "R": self.sequences, "M": self.blocks}
+        return {"T": self.sequences, "B": self.sequences, "R": self.sequences, "M": self.blocks, "F": 0}
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,16 @@ class DecodeGraphs:
             return sequences + -sequences % self._plan.block_size
         return 1 << (sequences - 1).bit_length()
 
+    def interrupt(self) -> None:
+        """Other steps come in between: what has begun before it was asked for is not what will be asked for."""
+        self._ahead = None
+
     def step(self, batch: Batch, spare: int) -> None:
         """Compute the logits of a step in which every sequence has one token, all of which want them.
 
         `spare` is the block that belongs to nobody.
         """
-        self._graph(self._prepared(batch, spare), 0).replay()
+        self._graph(self._prepared(batch, spare), 0, False).replay()
 
     def prepared(self, batch: Batch, spare: int) -> tuple[dict[str, int], StepArrays]:
         """The sizes of the recording that takes such a batch, and its arrays, which are on the device then."""
@@ -94,7 +95,7 @@ class DecodeGraphs:
         return bucket.sizes, bucket.arrays
 
     def _prepared(self, batch: Batch, spare: int) -> _Bucket:
-        self._ahead = None  # its arrays may be those that are filled here
+        self.interrupt()  # its arrays may be those that are filled here
         count, columns = batch.blocks.shape
         bucket = self._bucket(count, columns)
         arrays = self._padded(bucket, count, spare)
@@ -104,45 +105,49 @@ class DecodeGraphs:
         bucket.arrays.upload()
         return bucket
 
-    def decode(self, continuations: Sequence[Continuation], spare: int) -> list[list[int]]:
+    def decode(self, continuations: Sequence[Continuation], spare: int) -> list[Continued]:
         """The next tokens of each sequence (see `Decoder.decode`)."""
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and _same(ahead.continuations, continuations):
+        if ahead is not None and choices.same(ahead.continuations, continuations):
             bucket = ahead.bucket
         else:
             bucket = self._bucket(len(continuations), max(len(given.blocks) for given in continuations))
-            _fill(self._padded(bucket, len(continuations), spare), continuations, self._plan.block_size)
+            arrays = self._padded(bucket, len(continuations), spare)
+            large = choices.fill(arrays, continuations, self._plan.block_size)
             bucket.arrays.upload()
+            if large:
+                bucket.arrays.upload(*large)
             self._replay(bucket, continuations)
-        bucket.arrays.download("chosen")
-        chosen = bucket.arrays.arrays["chosen"][: len(continuations)].copy()
-        if (chosen == NOT_A_NUMBER).any():
-            raise NumericsGateFailed(
-                "sample: the largest logit is not finite, expected a number; compile the model with another dtype"
-            )
-        made: list[list[int]] = [row[row != NOTHING].tolist() for row in chosen]
+        bucket.arrays.download(*choices.wanted(continuations))
+        made = choices.read(bucket.arrays.arrays, continuations, self._plan.vocabulary)
         self._go_on(bucket, continuations, made)
         return made
 
-    def _go_on(self, bucket: _Bucket, continuations: Sequence[Continuation], made: Sequence[Sequence[int]]) -> None:
+    def _go_on(self, bucket: _Bucket, continuations: Sequence[Continuation], made: Sequence[Continued]) -> None:
         """Begin the replay that follows, if what it goes on from is known."""
-        following = [_following(given, tokens) for given, tokens in zip(continuations, made, strict=True)]
+        following = [choices.following(given, each.tokens) for given, each in zip(continuations, made, strict=True)]
         known = [given for given in following if given is not None]
         if len(known) < len(following):
             return
-        bucket.arrays.arrays["made"][...] = 0
-        bucket.arrays.arrays["chosen"][...] = NOTHING
-        bucket.arrays.upload("made", "chosen")  # the device has brought the others up to date
+        arrays = bucket.arrays.arrays
+        arrays["made"][...] = 0
+        arrays["chosen"][...] = NOTHING
+        changed = ["made", "chosen"]  # the device has brought the others up to date
+        if any(given.params.temperature for given in known):
+            choices.fill_uniforms(arrays["uniforms"], known)
+            changed.append("uniforms")
+        bucket.arrays.upload(*changed)
         self._replay(bucket, known)
         self._ahead = _Ahead(bucket, known)
 
     def _replay(self, bucket: _Bucket, continuations: Sequence[Continuation]) -> None:
         most = max(continuation.remaining for continuation in continuations)
+        limited = any(choices.rules_out(continuation, self._plan.vocabulary) for continuation in continuations)
         if most >= STEPS:
-            self._graph(bucket, STEPS).replay()
+            self._graph(bucket, STEPS, limited).replay()
         else:
             for _ in range(most):
-                self._graph(bucket, 1).replay()
+                self._graph(bucket, 1, limited).replay()
 
     def _bucket(self, sequences: int, columns: int) -> _Bucket:
         size = self.size_for(sequences)
@@ -150,7 +155,10 @@ class DecodeGraphs:
         if columns > bucket.blocks:
             bucket.graphs.clear()
             bucket.blocks = max(1 << (columns - 1).bit_length(), _FIRST_BLOCKS)
-            bucket.arrays.lay_out(_shapes(size, bucket.blocks, bool(self._plan.sampling)))
+            shapes = _shapes(size, bucket.blocks)
+            if self._plan.sampling:
+                shapes |= choices.shapes(size, self._plan.vocabulary)
+            bucket.arrays.lay_out(shapes, apart=choices.LARGE)
         return bucket
 
     def _padded(self, bucket: _Bucket, count: int, spare: int) -> Mapping[str, Array]:
@@ -168,16 +176,18 @@ class DecodeGraphs:
         arrays["blocks"][count:, 0] = spare
         return arrays
 
-    def _graph(self, bucket: _Bucket, steps: int) -> Graph:
-        if steps not in bucket.graphs:
+    def _graph(self, bucket: _Bucket, steps: int, limited: bool) -> Graph:
+        key = steps, limited
+        if key not in bucket.graphs:
+            sizes = bucket.sizes | {"F": int(limited)}
             each = [self._plan.launches, self._plan.sampling] * steps if steps else [self._plan.launches]
             launches = list(chain.from_iterable(each))
-            bucket.graphs[steps] = self._device.capture(lambda: self._run(launches, bucket.sizes, bucket.arrays))
-        return bucket.graphs[steps]
+            bucket.graphs[key] = self._device.capture(lambda: self._run(launches, sizes, bucket.arrays))
+        return bucket.graphs[key]
 
 
-def _shapes(sequences: int, blocks: int, sampling: bool) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {
+def _shapes(sequences: int, blocks: int) -> dict[str, Shape]:
+    return {
         "tokens": (sequences,),
         "positions": (sequences,),
         "slots": (sequences,),
@@ -186,50 +196,3 @@ def _shapes(sequences: int, blocks: int, sampling: bool) -> dict[str, Shape]:
         "blocks": (sequences, blocks),
         "rows": (sequences,),
     }
-    if sampling:
-        numbers = ("temperatures", "top_ks", "top_ps", "min_ps", "remaining", "made")
-        shapes |= dict.fromkeys(numbers, (sequences,))
-        shapes |= {"uniforms": (sequences, STEPS), "chosen": (sequences, STEPS)}
-        shapes |= {"ends": (sequences, MOST_ENDS), "horizon": (1,)}
-    return shapes
-
-
-def _following(given: Continuation, tokens: Sequence[int]) -> Continuation | None:
-    """What goes on after `tokens`; None if nothing does, or if it takes numbers that the host has yet to draw."""
-    remaining = given.remaining - len(tokens)
-    if given.temperature or len(tokens) < STEPS or tokens[-1] in given.ends or remaining == 0:
-        return None
-    return replace(given, token=tokens[-1], position=given.position + len(tokens), remaining=remaining)
-
-
-def _same(known: Sequence[Continuation], asked: Sequence[Continuation]) -> bool:
-    """Whether sequences go on alike. Those that are known take their likeliest token."""
-    return len(known) == len(asked) and all(
-        (one.token, one.position, one.remaining, one.ends) == (other.token, other.position, other.remaining, other.ends)
-        and not other.temperature
-        and list(one.blocks) == list(other.blocks)
-        for one, other in zip(known, asked, strict=True)
-    )
-
-
-def _fill(arrays: Mapping[str, Array], continuations: Sequence[Continuation], block_size: int) -> None:
-    """What sequences go on from, and how; the bits of float64 where a number is not an integer."""
-    for name in ("temperatures", "top_ks", "top_ps", "min_ps", "remaining", "made", "uniforms"):
-        arrays[name][...] = 0
-    for name in ("chosen", "ends"):
-        arrays[name][...] = NOTHING
-    arrays["horizon"][...] = STEPS
-    for row, given in enumerate(continuations):
-        place, offset = divmod(given.position, block_size)
-        arrays["tokens"][row] = given.token
-        arrays["positions"][row] = given.position
-        arrays["slots"][row] = given.blocks[place] * block_size + offset
-        arrays["lengths"][row] = given.position + 1
-        arrays["blocks"][row, : len(given.blocks)] = given.blocks
-        arrays["temperatures"].view(np.float64)[row] = given.temperature
-        arrays["top_ks"][row] = given.top_k
-        arrays["top_ps"].view(np.float64)[row] = given.top_p
-        arrays["min_ps"].view(np.float64)[row] = given.min_p
-        arrays["uniforms"].view(np.float64)[row, : len(given.uniforms)] = given.uniforms
-        arrays["ends"][row, : len(given.ends)] = given.ends
-        arrays["remaining"][row] = given.remaining

@@ -57,8 +57,8 @@ ALWAYS = When()
 STEP_ARRAYS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
 """Arrays of every step (see `llmc.runtime.program.Batch`)."""
 CHOICE_ARRAYS = (
-    "temperatures", "top_ks", "top_ps", "min_ps", "penalties", "seen", "logprobs", "uniforms", "ends", "remaining", "made",
-    "chosen", "ranked", "totals", "horizon",
+    "temperatures", "top_ks", "top_ps", "min_ps", "penalties", "seen", "logprobs", "uniforms", "ends", "remaining",
+    "made", "chosen", "ranked", "totals", "horizon",
 )  # fmt: skip
 """Arrays of steps whose tokens are chosen on the device: how, from which numbers, until when, and what was chosen (see
 `llmc.runtime.cuda.choices`)."""

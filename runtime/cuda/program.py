@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from llmc.errors import BadRequest
 from llmc.runtime.crossover import LIBRARY, Crossover
-from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, STEPS, DecodeGraphs
+from llmc.runtime.cuda.choices import STEPS
+from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
 from llmc.runtime.cuda.plan import (
     CACHE_BYTES,
@@ -23,7 +24,7 @@ from llmc.runtime.cuda.plan import (
 from llmc.runtime.cuda.selection import select
 from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
-from llmc.runtime.decoding import Continuation
+from llmc.runtime.decoding import Continuation, Continued
 from llmc.runtime.program import Batch
 
 FIRST_TOKENS = 256
@@ -65,6 +66,8 @@ class GpuProgram:
         self._capacity = 0
         self._arena: Memory | None = None
         self._workspaces: dict[str, Memory] = {}
+        self._sequences = 0
+        """For how many tokens can be chosen."""
         self._rows = 0
         self._device_logits: Memory | None = None
         self._logits: npt.NDArray[np.float32] = np.empty((0, plan.vocabulary), np.float32)
@@ -113,6 +116,7 @@ class GpuProgram:
             self._reserve(size, size)
             self._graphs.step(batch, self._cache_blocks)
         else:
+            self._graphs.interrupt()
             self._launch(batch)
         if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
             self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
@@ -120,14 +124,14 @@ class GpuProgram:
         self.device.download(Place(self._device_logits, 0), self._logits)
         return self._logits
 
-    def decode(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+    def decode(self, continuations: Sequence[Continuation]) -> list[Continued]:
         """The next tokens of each sequence, chosen on the device: `decode_steps`, or fewer where a sequence ends.
 
         Raises NumericsGateFailed if logits are not numbers.
         """
         assert self._cache_blocks and self.plan.sampling, "allocate() comes first; not all programs choose tokens"
         size = self._graphs.size_for(len(continuations))
-        self._reserve(size, size)
+        self._reserve(size, size, size)
         return self._graphs.decode(continuations, self._cache_blocks)
 
     def prepared(self, batch: Batch) -> tuple[Mapping[str, int], StepArrays]:
@@ -177,7 +181,7 @@ class GpuProgram:
             self._arrays.arrays[name][...] = array
         self._arrays.upload()
         sizes = {"T": len(batch.tokens), "B": len(batch.lengths), "R": len(batch.rows), "M": batch.blocks.shape[1]}
-        return sizes, self._arrays
+        return sizes | {"F": 0}, self._arrays
 
     def locate(self, argument: Argument, sizes: Mapping[str, int], arrays: StepArrays) -> Place | int:
         """What a launch is given for an argument in a step of these sizes."""
@@ -212,8 +216,16 @@ class GpuProgram:
         names = {argument.name for argument in arguments if argument.kind == "workspace"}
         return [workspace for workspace in self.plan.workspaces if workspace.name in names]
 
-    def _reserve(self, tokens: int, rows: int) -> None:
-        """See that a step of so many tokens and rows of logits has room. Raises MemoryError."""
+    def _reserve(self, tokens: int, rows: int, sequences: int = 0) -> None:
+        """See that a step of so many tokens and rows of logits has room, and one in which tokens are chosen for so many
+        sequences. Raises MemoryError."""
+        if sequences > self._sequences:
+            self._graphs.forget()
+            self._sequences = 0
+            for workspace in self._used_workspaces():
+                if workspace.bytes_per_sequence:
+                    self._make_workspace(workspace, self._capacity, sequences)
+            self._sequences = sequences
         if tokens > self._capacity:
             capacity = max(1 << (tokens - 1).bit_length(), FIRST_TOKENS)
             self._graphs.forget()
@@ -221,12 +233,16 @@ class GpuProgram:
             self._arena = self.device.allocate(self.plan.arena_bytes_per_token * capacity or 1, zeroed=False)
             for workspace in self._used_workspaces():
                 if workspace.bytes_per_token or workspace.name not in self._workspaces:
-                    self._workspaces.pop(workspace.name, None)
-                    size = workspace.bytes + workspace.bytes_per_token * capacity
-                    self._workspaces[workspace.name] = self.device.allocate(max(size, 1))
+                    self._make_workspace(workspace, capacity, self._sequences)
             self._capacity = capacity
         if rows > self._rows:
             self._graphs.forget()
             self._rows, self._device_logits = 0, None
             self._device_logits = self.device.allocate(4 * rows * self.plan.vocabulary, zeroed=False)
             self._rows = rows
+
+    def _make_workspace(self, workspace: Workspace, tokens: int, sequences: int) -> None:
+        """Zeroed, for steps of up to so many tokens, and of sequences whose tokens are chosen."""
+        self._workspaces.pop(workspace.name, None)  # given back before more is asked for
+        each = workspace.bytes_per_token * tokens + workspace.bytes_per_sequence * sequences
+        self._workspaces[workspace.name] = self.device.allocate(max(workspace.bytes + each, 1))

@@ -10,7 +10,7 @@ from llmc.errors import ArtifactRejected
 from llmc.runtime.cuda.device import Device, Place, padded
 from llmc.runtime.cuda.plan import Argument, Plan, Rearrangement
 
-NO_SIZES = {"T": 0, "B": 0, "R": 0, "M": 0}
+NO_SIZES = {"T": 0, "B": 0, "R": 0, "M": 0, "F": 0}
 """Grids of rearrangements depend on no size of a step."""
 
 

@@ -14,7 +14,8 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import module_text
 from llmc.runtime import sample
-from llmc.runtime.sample import SamplingParams, process
+from llmc.runtime.cuda.choices import marks
+from llmc.runtime.sample import MAX_LOGPROBS, SamplingParams, process
 
 HORIZON, BLOCKS = 4, 3
 
@@ -26,6 +27,8 @@ class Step:
     logits: torch.Tensor
     ways: list[SamplingParams]
     level: str = "sm_80"
+    seen: np.ndarray | None = None
+    """[V] the tokens that are penalised."""
     arrays: dict[str, torch.Tensor] = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -42,6 +45,11 @@ class Step:
             "top_ks": torch.tensor([way.top_k for way in self.ways]),
             "top_ps": bits([way.top_p for way in self.ways]),
             "min_ps": bits([way.min_p for way in self.ways]),
+            "penalties": bits([way.repetition_penalty for way in self.ways]),
+            "seen": torch.from_numpy(marks(self.marked)).repeat(count, 1),
+            "logprobs": torch.tensor([-1 if way.logprobs is None else way.logprobs for way in self.ways]),
+            "ranked": torch.full((count, HORIZON, 1 + MAX_LOGPROBS), -1),
+            "totals": torch.full((count, HORIZON), -1),
             "uniforms": bits(self.uniforms).flatten(),
             "ends": torch.full((count, 8), -1),
             "remaining": torch.full((count,), HORIZON),
@@ -55,28 +63,36 @@ class Step:
             "blocks": torch.arange(count * BLOCKS).reshape(count, BLOCKS) + 10,
         }
 
-    def run(self) -> None:
-        """The launches after a step."""
+    @property
+    def marked(self) -> np.ndarray:
+        return np.zeros(self.vocabulary, np.bool_) if self.seen is None else self.seen
+
+    def run(self) -> list[int]:
+        """The launches after a step; how many programs each had."""
         drafts = emit_sampling(context := Context(Target.preset(self.level), Crossovers(), (), 128, self.vocabulary))
         module = load_kernels(module_text({f"kernel_{i}": draft.kernel for i, draft in enumerate(drafts)}, "Sampling."))
+        sizes = {"B": len(self.ways), "F": int(any(limits(way, self.vocabulary) for way in self.ways))}
+        grids = []
         for number, draft in enumerate(drafts):
             for name, space in context.workspaces.items():
-                self.memory.setdefault(
-                    name, torch.full((space.bytes_per_token * len(self.ways),), 255, dtype=torch.uint8)
-                )
+                bytes = torch.zeros(space.bytes_per_sequence * len(self.ways), dtype=torch.uint8)
+                self.memory.setdefault(name, bytes)
             arguments = [
                 self._argument(ref.argument, type)
                 for ref, (_, type) in zip(draft.kernel.refs, draft.kernel.parameters, strict=True)
             ]
-            grid = tuple(extent.at({"B": len(self.ways)}) for extent in draft.grid)
-            launch(getattr(module, f"kernel_{number}"), grid, *arguments)
+            grid = tuple(extent.at(sizes) for extent in draft.grid)
+            if draft.when.holds(sizes):
+                grids.append(grid[0] * grid[1])
+                launch(getattr(module, f"kernel_{number}"), grid, *arguments)
+        return grids
 
     def _argument(self, argument: object, type: str) -> object:
         kind, name = argument.kind, argument.name  # type: ignore[attr-defined]
         if kind == "size":
             return BLOCKS
         if kind == "workspace":
-            return self.memory[name].view(torch.float64 if type == "*fp64" else TYPES[type])
+            return self.memory[name].view({**TYPES, "*i32": torch.int32}[type])
         return self.logits if kind == "logits" else self.arrays[name]
 
     @property
@@ -86,13 +102,17 @@ class Step:
     def wanted(self, row: int, place: int = 0) -> int:
         """The host's choice, by the same random number."""
         logits = self.logits[row].numpy()
+        scores = process(logits, self.ways[row], self.marked)
         if not self.ways[row].temperature:
-            return int(logits.argmax())
-        scores = process(logits, self.ways[row], np.zeros(0, np.bool_))
+            return int(scores.argmax())
         candidates = np.flatnonzero(scores > -np.inf)
         cumulative = np.cumsum(np.exp(scores[candidates] - scores[candidates].max()))
         at = np.searchsorted(cumulative, self.uniforms[row, place] * cumulative[-1], side="right")
         return int(candidates[min(int(at), len(candidates) - 1)])
+
+
+def limits(way: SamplingParams, vocabulary: int) -> bool:
+    return way.temperature > 0 and (0 < way.top_k < vocabulary or way.top_p < 1 or way.min_p > 0)
 
 
 WAYS = [

@@ -1,39 +1,46 @@
 """Decode steps of GPU programs: recorded, padded, and several at a time with the tokens chosen on the device."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from support.interpreted_device import InterpretedDevice
 from support.native_artifact import tokenizer_json
+from support.tiny_choosing import tiny_choosing
 from support.tiny_gpu_program import BLOCK, CHOOSING, PLAN, TEXT, V, batch, expected, weights
 
 from llmc.errors import NumericsGateFailed
-from llmc.runtime.cuda.decode_graphs import STEPS
+from llmc.runtime.cuda.choices import STEPS
 from llmc.runtime.cuda.plan import Plan
 from llmc.runtime.cuda.program import GpuProgram
-from llmc.runtime.decoding import Continuation, Decoder
+from llmc.runtime.decoding import Continuation, Continued, Decoder
 from llmc.runtime.manifest import ModelFacts, Ranges
+from llmc.runtime.request import Generation
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
 from llmc.runtime.tokenizer import Tokenizer
 
 
-def make(plan: Plan, blocks: int = 8) -> tuple[GpuProgram, InterpretedDevice]:
-    device = InterpretedDevice(TEXT)
+def make(plan: Plan, blocks: int = 8, text: str = TEXT) -> tuple[GpuProgram, InterpretedDevice]:
+    device = InterpretedDevice(text)
     program = GpuProgram(plan, device, weights())
     program.allocate(blocks, BLOCK)
     return program, device
 
 
-def session(plan: Plan) -> tuple[Session, InterpretedDevice]:
-    program, device = make(plan)
+def session(plan: Plan, text: str = TEXT, sequences: int = 4) -> tuple[Session, InterpretedDevice]:
+    program, device = make(plan, blocks=4 * sequences, text=text)
     facts = ModelFacts(V, eos_token_ids=(2,))
-    return Session(program, facts, Ranges(tokens=64, sequences=4, context=64), block_size=BLOCK), device
+    return Session(program, facts, Ranges(tokens=64, sequences=sequences, context=64), block_size=BLOCK), device
 
 
 def go_on(token: int, position: int, blocks: list[int], remaining: int = 100, ends: tuple[int, ...] = ()):
-    return Continuation(token, position, blocks, 0.0, 0, 1.0, 0.0, np.zeros(0), ends, remaining)
+    return Continuation(token, position, blocks, SamplingParams(), np.zeros(0, np.bool_), np.zeros(0), ends, remaining)
+
+
+def decoded(program: GpuProgram, *continuations: Continuation) -> list[list[int]]:
+    return [made.tokens for made in program.decode(continuations)]
 
 
 def greedy(tokens: list[int], count: int) -> list[int]:
@@ -87,12 +94,12 @@ def test_a_program_that_chooses_says_how_many_tokens_it_makes() -> None:
 def test_several_tokens_are_made_for_each_look_of_the_host() -> None:
     program, device = make(CHOOSING)
     program.step(batch(([1, 2, 3], 0, [0]), ([4], 0, [2])))
-    made = program.decode([go_on(5, 3, [0, 1]), go_on(6, 1, [2, 3])])
+    made = decoded(program, go_on(5, 3, [0, 1]), go_on(6, 1, [2, 3]))
     assert made == [greedy([1, 2, 3, 5], STEPS), greedy([4, 6], STEPS)]
     assert device.replays == 2, "the next one has begun"
     # What was made is in the cache: two blocks of it, the second begun meanwhile.
     left = 100 - STEPS
-    rest = program.decode([go_on(made[0][-1], 3 + STEPS, [0, 1], left), go_on(made[1][-1], 1 + STEPS, [2, 3], left)])
+    rest = decoded(program, go_on(made[0][-1], 3 + STEPS, [0, 1], left), go_on(made[1][-1], 1 + STEPS, [2, 3], left))
     assert rest == [greedy([1, 2, 3, 5, *made[0]], STEPS), greedy([4, 6, *made[1]], STEPS)]
     assert device.replays == 3
 
@@ -100,29 +107,29 @@ def test_several_tokens_are_made_for_each_look_of_the_host() -> None:
 def test_what_was_begun_too_early_harms_nobody() -> None:
     """Between two looks of the host a sequence leaves, another takes its block, one is stepped by the host."""
     program, device = make(CHOOSING)
-    made = program.decode([go_on(1, 0, [0, 1]), go_on(2, 0, [2, 3])])
+    made = decoded(program, go_on(1, 0, [0, 1]), go_on(2, 0, [2, 3]))
     assert device.replays == 2
     # Alone now, and the other's blocks belong to a third, whose prompt is fed meanwhile.
     prompt = [3, 1, 4, 1, 5, 2, 6, 5, 3, 5]
     logits = program.step(batch((prompt, 0, [2]), rows=[9]))
     np.testing.assert_array_equal(logits, expected(prompt)[-1:])
-    rest = program.decode([go_on(made[0][-1], STEPS, [0, 1]), go_on(6, len(prompt), [2, 3])])
+    rest = decoded(program, go_on(made[0][-1], STEPS, [0, 1]), go_on(6, len(prompt), [2, 3]))
     assert rest == [greedy([1, *made[0]], STEPS), greedy([*prompt, 6], STEPS)]
     # The host makes a step of its own in the middle, with another token than the likeliest.
     other = (rest[0][-1] + 1) % V
     logits = program.step(batch(([other], 2 * STEPS, [0, 1])))
     np.testing.assert_array_equal(logits, expected([1, *made[0], *rest[0][:-1], other])[-1:])
-    last = program.decode([go_on(5, 2 * STEPS + 1, [0, 1], remaining=3)])
+    last = decoded(program, go_on(5, 2 * STEPS + 1, [0, 1], remaining=3))
     assert last == [greedy([1, *made[0], *rest[0][:-1], other, 5], 3)]
 
 
 def test_other_end_tokens_and_limits_are_not_taken_for_the_same() -> None:
     program, _ = make(CHOOSING)
-    (made,) = program.decode([go_on(1, 0, [0, 1])])
+    (made,) = decoded(program, go_on(1, 0, [0, 1]))
     following = greedy([1, *made], STEPS)
-    (limited,) = program.decode([go_on(made[-1], STEPS, [0, 1], remaining=2)])
+    (limited,) = decoded(program, go_on(made[-1], STEPS, [0, 1], remaining=2))
     assert limited == following[:2]
-    (ended,) = program.decode([go_on(made[-1], STEPS, [0, 1], ends=(following[0],))])
+    (ended,) = decoded(program, go_on(made[-1], STEPS, [0, 1], ends=(following[0],)))
     assert ended == following[:1]
 
 
@@ -131,10 +138,10 @@ def test_each_sequence_ends_by_itself() -> None:
     all_tokens = greedy([1], STEPS)
     end = next(token for token in all_tokens if token != all_tokens[0])
     stopped = all_tokens[: all_tokens.index(end) + 1]
-    made = program.decode([go_on(1, 0, [0]), go_on(1, 0, [1], ends=(end,)), go_on(1, 0, [2], remaining=2)])
+    made = decoded(program, go_on(1, 0, [0]), go_on(1, 0, [1], ends=(end,)), go_on(1, 0, [2], remaining=2))
     assert made == [all_tokens, stopped, all_tokens[:2]]
     assert device.replays == 1
-    few = program.decode([go_on(1, 0, [0], remaining=3), go_on(1, 0, [1], remaining=1)])
+    few = decoded(program, go_on(1, 0, [0], remaining=3), go_on(1, 0, [1], remaining=1))
     assert few == [all_tokens[:3], all_tokens[:1]]
     assert device.replays == 4, "no more steps than are needed"
 
@@ -168,14 +175,77 @@ def test_a_session_makes_the_tokens_that_the_host_would_choose(params: SamplingP
     assert device.blocks_in_use == 0
 
 
-def test_what_the_device_cannot_tell_is_chosen_on_the_host() -> None:
-    asked = SamplingParams(max_new_tokens=4, logprobs=2, ignore_eos=True)
-    penalised = SamplingParams(max_new_tokens=4, repetition_penalty=1.5, ignore_eos=True)
-    (model, device), (host, _) = session(CHOOSING), session(PLAN)
-    for params in (asked, penalised):
-        (have,), (want,) = model.generate([[1, 2]], params), host.generate([[1, 2]], params)
-        assert (have.token_ids, have.logprobs) == (want.token_ids, want.logprobs)
-    assert "choose_0" not in device.launches
+HOT = 3000.0
+"""A temperature at which tokens of the tiny program vary: its logits lie hundreds apart."""
+DRAWN = {"temperature": HOT, "seed": 5}
+EACH_WAY = [
+    SamplingParams(repetition_penalty=1.7),
+    SamplingParams(logprobs=2),
+    SamplingParams(**DRAWN, logprobs=0, repetition_penalty=1.3),
+    SamplingParams(**DRAWN, top_k=3),
+    SamplingParams(**DRAWN, top_p=0.6, logprobs=20),
+    SamplingParams(**DRAWN, top_k=4, top_p=0.8, min_p=0.1, repetition_penalty=2.0),
+    SamplingParams(**DRAWN, min_p=0.3),
+]
+
+
+def assert_same(have: Generation, want: Generation) -> None:
+    assert (have.token_ids, have.finish_reason) == (want.token_ids, want.finish_reason)
+    assert (have.logprobs is None) == (want.logprobs is None)
+    for one, other in zip(have.logprobs or (), want.logprobs or (), strict=True):
+        assert [one.token_id, *dict(one.top)] == [other.token_id, *dict(other.top)]
+        found = [one.logprob, *dict(one.top).values()]
+        np.testing.assert_allclose(found, [other.logprob, *dict(other.top).values()], rtol=1e-6, atol=1e-6)
+
+
+def test_every_way_of_choosing_is_the_device_s() -> None:
+    """Prompts of different ways in one batch; after the first tokens the host never sees logits."""
+    each = [dataclasses.replace(way, max_new_tokens=19 + at, ignore_eos=True) for at, way in enumerate(EACH_WAY)]
+    prompts = [[1 + at % 5, at % V] for at in range(len(each))]
+    (model, device), (host, _) = session(*tiny_choosing(), sequences=8), session(PLAN, sequences=8)
+    have, want = model.generate(prompts, each), host.generate(prompts, each)
+    for one, other in zip(have, want, strict=True):
+        assert_same(one, other)
+    assert {launch for launch in device.launches if launch.startswith("sampling")} == {
+        "sampling_0", "sampling_1", "sampling_2"
+    }  # fmt: skip
+    assert device.launches["logits_0"] == device.launches["sampling_0"] + 1
+
+
+@pytest.mark.parametrize("way", EACH_WAY, ids=range(len(EACH_WAY)))
+def test_the_next_tokens_are_begun_before_the_host_looks(way: SamplingParams) -> None:
+    params = dataclasses.replace(way, max_new_tokens=3 * STEPS + 1, ignore_eos=True)
+    (model, device), (host, _) = session(*tiny_choosing()), session(PLAN)
+    program, begun = model.program, []
+    assert isinstance(program, GpuProgram)
+    decode = program.decode
+
+    def counted(continuations: Sequence[Continuation]) -> list[Continued]:
+        before = device.replays
+        made = decode(continuations)
+        begun.append(device.replays - before)
+        return made
+
+    program.decode = counted  # type: ignore[method-assign]
+    assert_same(model.generate([[1, 2]], params)[0], host.generate([[1, 2]], params)[0])
+    assert begun == [2, 1, 0], "the second and third were under way when they were asked for"
+
+
+def test_without_limits_only_one_launch_follows_a_step() -> None:
+    params = SamplingParams(max_new_tokens=STEPS + 1, temperature=HOT, ignore_eos=True)
+    model, device = session(*tiny_choosing())
+    model.generate([[1, 2], [3]], [params, SamplingParams(max_new_tokens=STEPS + 1, ignore_eos=True)])
+    assert device.launches["sampling_0"] == STEPS and "sampling_1" not in device.launches
+
+
+def test_a_replay_that_was_begun_is_not_that_of_another_request() -> None:
+    """Its blocks, last token and position are the same, what came before is not: it was fed meanwhile."""
+    program, _ = make(CHOOSING)
+    (made,) = decoded(program, go_on(1, 0, [0, 1]))
+    prompt = [4] * STEPS
+    program.step(batch((prompt, 0, [0]), rows=[STEPS - 1]))
+    (other,) = decoded(program, go_on(made[-1], STEPS, [0, 1], 100 - STEPS))
+    assert other == greedy([*prompt, made[-1]], STEPS)
 
 
 def test_a_stop_text_ends_a_sequence_among_tokens_that_were_made() -> None:

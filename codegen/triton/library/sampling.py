@@ -1,138 +1,122 @@
-"""The next token from a row of logits: which tokens may be chosen, and the choice among them.
+"""The next token from a row of logits: what each part of the row knows of it, and a choice without limits.
 
-The rules and their order are those of `llmc.runtime.sample`: temperature, top-k, top-p, min-p; ties are broken alike,
-and a number in [0, 1) chooses by inverting the cumulative distribution over the tokens in order of their ids. Weights
-are e^((logit - top) / temperature) in fp32, sums of blocks of them fp64.
+The rules and their order are those of `llmc.runtime.sample`: repetition penalty, temperature, then the limits (see
+`limits`); ties are broken alike, and a number in [0, 1) chooses by inverting the cumulative distribution over the
+tokens in order of their ids. Relative probabilities are computed in fp32 and added up as integers, so that sums do not
+depend on the order in which programs come to them. `rate` is log2(e) / temperature throughout.
 """
 
 import triton
 import triton.language as tl
 
-from llmc.codegen.triton.library.ranking import ordered, rank, unordered
+from llmc.codegen.triton.library.ranking import rank, ranked_value
+
+UNIT = tl.constexpr(4398046511104.0)
+"""The mass of the likeliest token, 2^42: a million such tokens still have a sum in int64."""
+LOG2_E = tl.constexpr(1.4426950408889634)
+NO_RANK = tl.constexpr(-0x8000000000000000)
+"""Below all ranks."""
 
 
 @triton.jit
-def greatest(logits, start, stop, BLOCK: tl.constexpr):
-    """The greatest rank of the logits from `start` to before `stop`."""
-    best = tl.full([BLOCK], -0x8000000000000000, tl.int64)
-    for first in range(start, stop, BLOCK):
-        token = first + tl.arange(0, BLOCK)
-        x = tl.load(logits + token, mask=token < stop, other=0.0)
-        best = tl.maximum(best, tl.where(token < stop, rank(x, token), -0x8000000000000000))
-    return tl.max(best)
+def scores(logits, seen, penalty, token, V: tl.constexpr):
+    """The logits of tokens; those whose bit is set in `seen` (int64 words) are made less likely, unless penalty is 1.
 
-
-@triton.jit
-def weight(x, top, temperature):
-    """The relative probability of a logit."""
-    return tl.exp((x - top) / temperature)
-
-
-@triton.jit
-def threshold(logits, top, temperature, floor, wanted, BY_WEIGHT: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr):
-    """The least number v for which the tokens after v in the order of `ordered` are fewer than `wanted`, or weigh less.
-
-    Only those not before `floor` count. Each pass over the logits leaves a ninth of the numbers that v can be.
+    Tokens from V on have minus infinity.
     """
-    low = tl.full([], -0x80000000, tl.int64)  # before all numbers
-    high = ordered(top).to(tl.int64)
-    step = tl.arange(0, 8).to(tl.int64) + 1
-    while high - low > 1:
-        tried = low + (high - low) * step // 9
-        key_tried = tried.to(tl.int32)
-        sums = tl.zeros([BLOCK, 8], tl.float32)
-        for first in range(0, V, BLOCK):
-            token = first + tl.arange(0, BLOCK)
-            x = tl.load(logits + token, mask=token < V, other=float("-inf"))
-            key = ordered(x)
-            counts = (token < V) & (key >= floor)
-            each = weight(x, top, temperature) if BY_WEIGHT else 1.0
-            each = tl.where(counts, each, 0.0)
-            sums += tl.where(key[:, None] > key_tried[None, :], each[:, None], 0.0)
-        total = tl.sum(sums.to(tl.float64), axis=0)
-        enough = total >= wanted
-        low = tl.maximum(low, tl.max(tl.where(enough, tried, low)))
-        high = tl.minimum(high, tl.min(tl.where(enough, high, tried)))
-    return high.to(tl.int32)
-
-
-@triton.jit
-def weight_between(logits, top, temperature, floor, above, V: tl.constexpr, BLOCK: tl.constexpr):
-    """The weight of all tokens that are not before `floor` and after `above`, fp64."""
-    total = tl.zeros([], tl.float64)
-    for first in range(0, V, BLOCK):
-        token = first + tl.arange(0, BLOCK)
-        x = tl.load(logits + token, mask=token < V, other=float("-inf"))
-        key = ordered(x)
-        inside = (token < V) & (key >= floor) & (key > above)
-        total += tl.sum(tl.where(inside, weight(x, top, temperature), 0.0).to(tl.float64))
-    return total
-
-
-@triton.jit
-def place_of_tie(logits, key, wanted, V: tl.constexpr, BLOCK: tl.constexpr):
-    """The token that is the `wanted`-th (from 1) of those with a key, or the last of them."""
-    found = 0
-    last = 0
-    for first in range(0, V, BLOCK):
-        token = first + tl.arange(0, BLOCK)
-        x = tl.load(logits + token, mask=token < V, other=float("-inf"))
-        ties = (token < V) & (ordered(x) == key)
-        place = tl.cumsum(ties.to(tl.int32)) + found
-        last = tl.maximum(last, tl.max(tl.where(ties & (place <= wanted), token, 0)))
-        found += tl.sum(ties.to(tl.int32))
-    return last
-
-
-@triton.jit
-def allowed_weight(logits, first, top, temperature, least, last_tie, min_p, V: tl.constexpr, BLOCK: tl.constexpr):
-    """The weights of a block of tokens, 0 for those that are ruled out."""
-    token = first + tl.arange(0, BLOCK)
     x = tl.load(logits + token, mask=token < V, other=float("-inf"))
-    key = ordered(x)
-    each = weight(x, top, temperature)
-    allowed = (token < V) & ((key > least) | ((key == least) & (token <= last_tie))) & (each >= min_p)
-    return tl.where(allowed, each, 0.0)
+    if penalty != 1.0:
+        word = tl.load(seen + token // 64, mask=token < V, other=0)
+        less = tl.where(x < 0.0, x * penalty, tl.div_rn(x, tl.zeros_like(x) + penalty))
+        x = tl.where(((word >> (token % 64).to(tl.int64)) & 1) == 1, less, x)
+    return x
 
 
 @triton.jit
-def draw(
-    logits, top, temperature, top_k, top_p, min_p, uniform, sums,
-    V: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """A token by its probability. top: the greatest logit; sums: BLOCKS fp64 numbers to work with, a power of two.
+def mass(x, top, rate):
+    """The relative probability of logits as an integer, UNIT at `top`, rounded down."""
+    return tl.where(x > float("-inf"), tl.exp2((x - top) * rate) * UNIT, 0.0).to(tl.int64)
 
-    temperature and top are fp32, the other numbers fp64, top_k int64.
+
+@triton.jit
+def first_beyond(weights, target, SIZE: tl.constexpr):
+    """The first place up to which SIZE weights add up to more than `target` (fp64).
+
+    Rounding may leave none: it is the last that has any weight then.
     """
-    least = tl.full([], -0x80000000, tl.int32)
-    last_tie = tl.full([], V, tl.int32)
-    if (top_k > 0) & (top_k < V):
-        least = threshold(logits, top, temperature, least, top_k.to(tl.float64), False, V, BLOCK)
-    if top_p < 1.0:
-        wanted = top_p * weight_between(logits, top, temperature, least, -0x80000000, V, BLOCK)
-        key = threshold(logits, top, temperature, least, wanted, True, V, BLOCK)
-        before = weight_between(logits, top, temperature, least, key, V, BLOCK)
-        value = unordered(key)
-        missing = (wanted - before) / weight(value, top, temperature).to(tl.float64)
-        ties = tl.maximum(tl.ceil(tl.minimum(missing, 1e9)), 1.0).to(tl.int32)
-        last_tie = place_of_tie(logits, key, ties, V, BLOCK)
-        least = key
-    least_weight = min_p.to(tl.float32)
-    for block in range(0, (V + BLOCK - 1) // BLOCK):
-        each = allowed_weight(logits, block * BLOCK, top, temperature, least, last_tie, least_weight, V, BLOCK)
-        tl.store(sums + block, tl.sum(each.to(tl.float64)))
-    tl.debug_barrier()
-    number = tl.arange(0, BLOCKS)
-    known = tl.load(sums + number, mask=number < (V + BLOCK - 1) // BLOCK, other=0.0)
-    reached = tl.cumsum(known)
-    target = uniform * tl.sum(known)
-    # rounding may leave no block or token beyond the target: the last one that has weight is meant
-    block = tl.min(tl.where((reached > target) & (known > 0.0), number, BLOCKS))
-    block = tl.where(block < BLOCKS, block, tl.max(tl.where(known > 0.0, number, 0)))
-    target -= tl.sum(tl.where(number < block, known, 0.0))
-    each = allowed_weight(logits, block * BLOCK, top, temperature, least, last_tie, least_weight, V, BLOCK)
-    place = tl.arange(0, BLOCK)
-    beyond = (tl.cumsum(each.to(tl.float64)) > target) & (each > 0.0)
-    chosen = tl.min(tl.where(beyond, place, BLOCK))
-    chosen = tl.where(chosen < BLOCK, chosen, tl.max(tl.where(each > 0.0, place, 0)))
-    return block * BLOCK + chosen
+    place = tl.arange(0, SIZE)
+    beyond = (tl.cumsum(weights).to(tl.float64) > target) & (weights > 0)
+    found = tl.min(tl.where(beyond, place, SIZE))
+    return tl.where(found < SIZE, found, tl.max(tl.where(weights > 0, place, 0)))
+
+
+@triton.jit
+def examine(logits, seen, penalty, rate, draws, part, ranks, masses, V: tl.constexpr, PART: tl.constexpr):
+    """Store the rank of a part's greatest score, and its mass relative to that if the row `draws` its token."""
+    token = part * PART + tl.arange(0, PART)
+    x = scores(logits, seen, penalty, token, V)
+    best = tl.max(rank(x, token))
+    tl.store(ranks + part, best)
+    if draws:
+        tl.store(masses + part, tl.sum(mass(x, ranked_value(best), rate)))
+
+
+@triton.jit
+def draw_freely(
+    logits, seen, penalty, rate, uniform, top, ranks, masses,
+    V: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    """A token by its probability among all, of what `examine` stored of each of the PARTS (PADDED: a power of two)."""
+    part = tl.arange(0, PADDED)
+    inside = part < PARTS
+    tops = ranked_value(tl.load(ranks + part, mask=inside, other=0))
+    scale = tl.exp2((tops - top) * rate)
+    of_part = tl.load(masses + part, mask=inside, other=0).to(tl.float64) * scale.to(tl.float64)
+    share = tl.where(inside & (tops > float("-inf")), of_part, 0.0)
+    target = uniform * tl.sum(share)
+    which = first_beyond(share, target, PADDED)
+    target -= tl.sum(tl.where(part < which, share, 0.0))
+    its_top = tl.sum(tl.where(part == which, tops, 0.0))
+    its_scale = tl.sum(tl.where(part == which, scale, 0.0)).to(tl.float64)
+    x = scores(logits, seen, penalty, which * PART + tl.arange(0, PART), V)
+    return which * PART + first_beyond(mass(x, its_top, rate), target / its_scale, PART)
+
+
+@triton.jit
+def store_greatest(ranks, count, into):
+    """Store the greatest ranks in order, `count` of them and at least one."""
+    for place in range(0, tl.maximum(count, 1)):
+        best = tl.max(tl.max(ranks, 0), 0) if len(ranks.shape) == 2 else tl.max(ranks, 0)
+        tl.store(into + place, best)
+        ranks = tl.where(ranks == best, NO_RANK, ranks)
+
+
+@triton.jit
+def examine_plain(
+    logits, count, part, likeliest, totals, V: tl.constexpr, PART: tl.constexpr, MOST: tl.constexpr
+):  # fmt: skip
+    """Store what log-probabilities take of a part's logits as they are: the `count` likeliest, and all their mass."""
+    token = part * PART + tl.arange(0, PART)
+    x = tl.load(logits + token, mask=token < V, other=float("-inf"))
+    ranks = rank(x, token)
+    top = ranked_value(tl.max(ranks, 0))
+    tl.store(totals + part, tl.sum(mass(x, top, LOG2_E)))
+    store_greatest(tl.where(token < V, ranks, NO_RANK), count, likeliest + part * MOST)
+
+
+@triton.jit
+def merge_plain(
+    likeliest, totals, count, ranked, total,
+    PARTS: tl.constexpr, PADDED: tl.constexpr, MOST: tl.constexpr, PADDED_MOST: tl.constexpr,
+):  # fmt: skip
+    """Store the `count` likeliest of all parts, and the sum of e^(logit - top) (the bits of fp64)."""
+    part, place = tl.arange(0, PADDED), tl.arange(0, PADDED_MOST)
+    kept = (part < PARTS)[:, None] & (place < tl.maximum(count, 1))[None, :]
+    ranks = tl.load(likeliest + part[:, None] * MOST + place[None, :], mask=kept, other=NO_RANK)
+    tops = ranked_value(tl.max(ranks, 1))
+    best = tl.max(tl.max(ranks, 1), 0)
+    scale = tl.exp2((tops - ranked_value(best)) * LOG2_E).to(tl.float64) / UNIT
+    of_part = tl.load(totals + part, mask=part < PARTS, other=0).to(tl.float64)
+    summed = tl.sum(tl.where(of_part > 0.0, of_part * scale, 0.0))
+    tl.store(total, summed.to(tl.int64, bitcast=True))
+    store_greatest(ranks, count, ranked)
