@@ -19,6 +19,7 @@ from llmc.codegen.triton.linear_formats import FORMS
 from llmc.codegen.triton.linear_gemv import emit_gemv
 from llmc.codegen.triton.linear_library import ProductDraft, emit_library, multiplies
 from llmc.codegen.triton.linear_rows import owned
+from llmc.codegen.triton.linear_single import emit_single
 from llmc.codegen.triton.linear_tiles import emit_tiles
 from llmc.codegen.triton.linear_tiling import (
     FUSED,
@@ -28,6 +29,7 @@ from llmc.codegen.triton.linear_tiling import (
     WIDTHS,
     flat_tiling,
     gemm_tiling,
+    single_tiling,
 )
 from llmc.runtime.crossover import LIBRARY, Crossover, linear_key
 from llmc.runtime.cuda.plan import ALWAYS, Candidate, When
@@ -61,16 +63,21 @@ class _Variants:
         drafts: list[Draft | ProductDraft] = (
             [self._gemv(rows) for rows in range(1, GEMV_ROWS + 1)] if self.on_lanes else []
         )
+        if not self.on_lanes:
+            drafts.append(self._one_row())
         for before, width in zip((0, *WIDTHS), WIDTHS, strict=False):
             if before == FUSED:
                 drafts.append(self._ready("flat", FUSED + 1, WIDTHS[-1]))
-            drafts.append(self._flat(width, before + 1))
+            drafts.append(self._flat(width, before + 1 if before or self.on_lanes else 2))
         drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm(), *self._library()]
         return choose(drafts, crossover)
 
     def _single(self, crossover: Crossover) -> Draft:
         """The launch where there is one row."""
-        draft = self._gemv(1) if self.on_lanes and crossover.flat > 1 else self._flat(WIDTHS[0], 1)
+        if not self.on_lanes:
+            draft = self._one_row()
+        else:
+            draft = self._gemv(1) if crossover.flat > 1 else self._flat(WIDTHS[0], 1)
         return replace(draft, when=ALWAYS, candidate=None)
 
     def _gemv(self, rows: int) -> Draft:
@@ -83,6 +90,11 @@ class _Variants:
         tiling = flat_tiling(self.form, self.owned, width, self.region.k, self.context.target, ready=ready)
         draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, rounded, self.raw)
         return self._candidate(draft, "flat", least, width)
+
+    def _one_row(self) -> Draft:
+        tiling = single_tiling(self.form, self.owned, self.region.k, self.context.target)
+        draft = emit_single(self.region, self.context, self.form, self.owned, tiling, ALWAYS, self.raw)
+        return self._candidate(draft, "flat", 1, 1)
 
     def _gemm(self) -> Draft:
         tiling = gemm_tiling(self.form, self.owned, self.context.target)

@@ -40,6 +40,11 @@ class KernelText:
     """Whether the inner loop is expected to multiply in matrix units."""
     most_barriers: int = 2
     """Barriers that the inner loop is expected to have at most."""
+    round_bytes: int = 0
+    """Bytes of weights that a program reads in a round of its inner loop, through shared memory; 0 where it has none
+    such."""
+    rounds: int = 0
+    """Of that loop."""
     lines: list[str] = field(default_factory=list)
     parameters: list[tuple[str, str]] = field(default_factory=list)
     refs: list[Ref] = field(default_factory=list)

@@ -96,12 +96,11 @@ class Weights:
     def point(self, row: str) -> None:
         """Add lines that set the pointers to the first units of rows."""
         form, tile, s = self.form, self.tile, self.number
-        base = self.names[form.parts[0]]
+        base, width = self.names[form.parts[0]], self.plane
         if form.strips:
-            width, strip = self._plane, strip_bytes(form, self.k) // form.element_bytes
+            strip = strip_bytes(form, self.k) // form.element_bytes
             at = f"({row} // {TILE}).to(tl.int64) * {strip} + {row} % {TILE} * {width}"
         else:
-            width = form.unit
             at = f"{row}.to(tl.int64) * {row_stride(form, self.k)}"
         place = f"tl.arange(0, {width * tile.joined})"
         if tile.joined > 1:
@@ -121,11 +120,11 @@ class Weights:
                 terms.append(row + tile.row(2))
             self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)})")
 
-    def prefetch(self, first: str) -> None:
+    def prefetch(self, first: str, rows: int = 0) -> None:
         """Add the line that asks for the first weights of the program's rows: they come into the second cache while
-        the kernel before this one ends. first: the first row.
+        the kernel before this one ends. first: the first row; rows: how many, 0 for those of the tile.
         """
-        form, rows = self.form, self.tile.rows
+        form, rows = self.form, rows or self.tile.rows
         function, base = self.kernel.call("weights", "prefetch"), self.names[form.parts[0]]
         lines = form.row_bytes(self.k) * (TILE if form.strips else 1) // LINE
         spans = -(-rows // TILE) if form.strips else rows
@@ -143,8 +142,10 @@ class Weights:
         )
 
     @property
-    def _plane(self) -> int:
+    def plane(self) -> int:
         """Elements of a row that lie side by side."""
+        if not self.form.strips:
+            return self.form.unit
         return {8: 32, 6: 16}.get(self.form.bits, self.form.unit_bytes // self.form.element_bytes)
 
     @property
@@ -185,8 +186,8 @@ class Weights:
                 text = f"{self.kernel.call(self.library, 'fp8_as_numbers')}({text})"
             add(f"{pad}weight_{s}_0 = {text}")
             return
-        for plane in range(form.unit_bytes // form.element_bytes // self._plane):
-            shift = f" + {plane * self._plane * TILE}" if plane else ""
+        for plane in range(form.unit_bytes // form.element_bytes // self.plane):
+            shift = f" + {plane * self.plane * TILE}" if plane else ""
             add(f"{pad}bytes_{s}_{plane} = tl.load(w_{s} + ({at} * {self._step}{shift}){mask}{hint})")
 
     def words(self, at: str, known: str) -> dict[str, str]:

@@ -83,6 +83,8 @@ class _Tiles:
         names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(owned.sets)]
         self.weights = [Weights(*name, plain=context.target.kind != "cuda") for name in names]
         self.pieces = self.weights[0].pieces
+        self.kernel.round_bytes = form.unit_bytes * tiling.batch * tiling.owned * owned.sets
+        self.kernel.rounds = -(-self.units // tiling.batch)
 
     def draft(self, when: When) -> Draft:
         kernel, tiling = self.kernel, self.tiling

@@ -1,8 +1,11 @@
 """The tiles of linears in matrix units, by fixed rules over what they need of a multiprocessor."""
 
+import math
+
 from llmc.codegen.target import Target
 from llmc.codegen.triton.linear_formats import Form
 from llmc.codegen.triton.linear_rows import Owned
+from llmc.codegen.triton.linear_single import COLUMNS, SingleTiling, joined
 from llmc.codegen.triton.linear_tiles import Tiling
 
 GEMV_ROWS = 3
@@ -19,6 +22,12 @@ FUSED = 16
 SHARED = {"sm_80": 160 << 10, "sm_89": 96 << 10, "sm_90": 224 << 10, "sm_100": 224 << 10}
 """Bytes of shared memory that a program can have."""
 WARPS = 4
+UNDER_WAY = 48 << 10
+"""Bytes of weights that a multiprocessor should have asked for."""
+BUSY = 0.7
+"""The least share of the multiprocessors that must have a program."""
+SPREAD = 16
+"""What a program does for its row of activations, in rows of the weight that take as many instructions."""
 
 
 def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool) -> Tiling:
@@ -55,3 +64,26 @@ def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
     if owned.count * 512 // (large * 64) >= 0.9 * target.cores:
         return Tiling(large, 1, 64, 2 * WARPS, 3, blocks=True)
     return Tiling(64 // owned.sets, 1, 64, WARPS, 3, blocks=True)
+
+
+def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTiling:
+    """The tile for one row of activations: as many rows of the weight as make the busiest multiprocessor's work the
+    least, and as many stages as keep enough of the weight on its way. Where there is about one program for each
+    multiprocessor and columns enough, it has twice the warps.
+    """
+    count, units = owned.count * owned.sets, form.units(k)
+    most = 64 if form.bits <= 4 else 32
+    sizes = [size for size in (64, 32, 16) if size <= most and (size == 16 or count >= BUSY * size * target.cores)]
+    rows = min(sizes, key=lambda size: math.ceil(count / (size * target.cores)) * (size + SPREAD))
+    programs = max(1.0, count / (rows * target.cores))
+    runs = -(-units // joined(form))
+    warps = 2 * WARPS if programs < 2 and runs >= 4 * WARPS else WARPS
+    batch = warps
+    while batch > 2 and batch >= 2 * runs:
+        batch //= 2
+    run = joined(form) * form.unit
+    tile = batch * run * rows * form.bits // 8
+    stage = tile + batch * (run * 6 + rows * COLUMNS * 4)  # the row and a norm's weight; scales and zeros
+    room = SHARED.get(target.level, 64 << 10) // min(2, math.ceil(programs)) - batch * run * COLUMNS * 2
+    wanted = 2 + math.ceil(UNDER_WAY / (tile * programs))
+    return SingleTiling(rows, batch, warps, max(2, min(wanted, room // stage + 1, 1 + -(-runs // batch))))

@@ -170,6 +170,12 @@ def shifted_zero(zero):
 
 
 @triton.jit
+def zero_above_128(zero):
+    """128 + zero / 8 as fp32 for integers from 0 to 255."""
+    return ((zero << 13) | 0x43000000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def prefetch(pointers):
     """Ask for the lines of memory at some pointers, into the second cache."""
     tl.inline_asm_elementwise(
