@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +54,8 @@ def compile_native(
     extra = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all") if sanitize else ("-O3",)
     if isinstance(source, str | Path):
         return ctypes.CDLL(str(_build(source, isa, (*extra, "-shared", *flags))))
-    objects = [_build(part, isa, (*extra, "-c", *flags)) for part in source]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(lambda part: _build(part, isa, (*extra, "-c", *flags)), source))
     return ctypes.CDLL(str(_link(objects, isa, (*extra, "-shared", *flags))))
 
 
@@ -108,7 +110,8 @@ def _included(text: str, folders: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """A folder for what tests have compiled."""
     root = Path(tempfile.gettempdir()) / f"llmc-native-tests-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     assert root.stat().st_uid == os.getuid(), f"{root} belongs to somebody else"
@@ -120,7 +123,7 @@ def _build(source: str | Path, isa: Isa, flags: Sequence[str]) -> Path:
     folders = (INCLUDE, HARNESSES, *([source.parent] if isinstance(source, Path) else []))
     options = (*flags, *(f"-I{folder}" for folder in folders))
     content = [EXPORT + "#line 1\n" + text, *_included(text, folders).values()]
-    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
         code = Path(folder, "harness.cpp")
         code.write_text(content[0])
         return _compiled([code], isa, options, content)
@@ -139,10 +142,10 @@ def _compiled(files: Sequence[Path], isa: Isa, flags: Sequence[str], content: Se
         pytest.skip(f"this CPU has no {isa}")
     options = (*_TARGETS[isa], *_FLAGS, *flags)
     key = hashlib.sha256("\0".join([*content, compiler, *options]).encode())
-    built = _cache() / key.hexdigest()[:32]
+    built = cache() / key.hexdigest()[:32]
     if built.exists():
         return built
-    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
         made = Path(folder, "harness")
         done = subprocess.run(
             [compiler, *options, *map(str, files), "-o", str(made)], capture_output=True, text=True, check=False

@@ -14,13 +14,14 @@ unsigned rounded(unsigned count, unsigned to) { return (count + to - 1) / to * t
 
 }  // namespace
 
-Block::Block(const Function& function, const Launch& launch, const Memory& memory)
+Block::Block(const Function& function, const Launch& launch, Memory& memory, Ordering& ordering)
     : function(function),
       launch(launch),
       memory(memory),
       threads(launch.block[0] * launch.block[1] * launch.block[2]),
       lanes(rounded(threads, 32)),
-      stride(rounded(threads, 64)) {
+      stride(rounded(threads, 64)),
+      accesses(memory, ordering, launch.programmatic) {
     bind();
     active.assign(stride, 0);
     guarded.assign(stride, 0);
@@ -115,8 +116,12 @@ bool Block::fail(const std::string& what) {
     return false;
 }
 
-bool Block::run(const unsigned (&block)[3]) {
-    for (int i = 0; i < 3; i++) place_in_grid[i] = block[i];
+bool Block::run(uint32_t number) {
+    unsigned row = number / launch.grid[0];
+    place_in_grid[0] = number % launch.grid[0];
+    place_in_grid[1] = row % launch.grid[1];
+    place_in_grid[2] = row / launch.grid[1];
+    accesses.start(number);
     for (auto& one : function.specials) set_special(one);
     for (auto& width : written)
         for (auto& one : width) std::fill(one.begin(), one.end(), 0);
@@ -136,7 +141,8 @@ bool Block::run(const unsigned (&block)[3]) {
     product_groups = 0;
     while (at < code.size())
         if (!step()) return false;
-    return true;
+    at = uint32_t(code.size() - 1);
+    return accesses.has_waited() || fail("the block ends without waiting for the launch before");
 }
 
 }  // namespace software_gpu

@@ -32,15 +32,15 @@ struct Group {
 // What one host thread needs to execute blocks of one launch, one after another.
 class Block {
 public:
-    Block(const Function& function, const Launch& launch, const Memory& memory);
+    Block(const Function& function, const Launch& launch, Memory& memory, Ordering& ordering);
 
-    bool run(const unsigned (&block)[3]);  // false: `error` says why
+    bool run(uint32_t number);  // false: `error` says why
     std::string error;
 
 private:
     const Function& function;
     const Launch& launch;
-    const Memory& memory;
+    Memory& memory;
     const unsigned threads;  // of the block
     const unsigned lanes;    // those rounded up to whole warps
     const unsigned stride;   // of the arrays of registers
@@ -67,7 +67,8 @@ private:
     Shared shared;
     std::vector<uint8_t> local;
     std::vector<uint64_t> addresses;
-    uint64_t range_begin = 1, range_end = 0;  // the allocation that was accessed last
+    Range* range = nullptr;  // the allocation that was accessed last
+    Accesses accesses;
 
     struct Copy {  // that goes on in the background
         uint32_t thread, group, target, bytes, valid;
@@ -103,6 +104,7 @@ private:
     void go_on();  // the threads at the lowest place
     void put_aside(uint32_t place, const std::vector<uint8_t>& those);
     bool wait_at_barrier();
+    void pass_barrier();
     bool check_guard(const Bound& bound);
     bool check_inputs(const Bound& bound);
     void mark_outputs(const Bound& bound);
@@ -118,8 +120,10 @@ private:
     // Memory.
     bool find_addresses(const Bound& bound, unsigned input, int64_t offset, unsigned bytes);
     std::string address_text(uint64_t address) const;
-    bool check_global(unsigned bytes);
-    uint8_t* content(const Instruction& one, unsigned thread, unsigned bytes, bool writes);
+    uint8_t* global(uint64_t address, unsigned bytes, unsigned thread, bool writes, bool ordered);
+    bool wrong_place(uint64_t address, unsigned bytes, const char* wrong, unsigned thread);
+    const uint8_t* content(const Instruction& one, unsigned thread, unsigned bytes);
+    bool put(const Instruction& one, unsigned thread, unsigned bytes, const uint8_t* value);
     bool load(const Bound& bound);
     bool store(const Bound& bound);
     bool atomic(const Bound& bound);

@@ -127,12 +127,17 @@ void Block::leave() {
     }
 }
 
+void Block::pass_barrier() {
+    shared.barrier();
+    accesses.barrier();
+    at++;
+}
+
 bool Block::wait_at_barrier() {
     if (gone) return fail("a barrier when " + std::to_string(gone) + " threads have ended");
     if (mask && mask != active.data()) return fail("a barrier for some threads of those that are here");
     if (all) {
-        shared.barrier();
-        at++;
+        pass_barrier();
         return true;
     }
     for (auto& group : waiting)
@@ -147,8 +152,7 @@ bool Block::wait_at_barrier() {
         active = here;
         all = true;
         waiting.clear();
-        shared.barrier();
-        at++;
+        pass_barrier();
         return true;
     }
     if (others.empty()) return fail("a barrier that only " + std::to_string(count(here)) + " threads reach");
@@ -195,6 +199,10 @@ bool Block::execute(const Bound& bound) {
         case Kind::exit: leave(); return true;
         case Kind::trap: return fail("the kernel ends itself");
         case Kind::nothing: return true;
+        case Kind::wait_for_launch:
+            if (mask) return fail("only some threads wait for the launch before");
+            accesses.wait_for_the_launch_before();
+            return true;
         case Kind::barrier: return wait_at_barrier();
         case Kind::warp_barrier: return warp_barrier(bound);
         case Kind::load: return load(bound);

@@ -114,7 +114,8 @@ bool Decoder::control() {
         made.kind = Kind::proxy_fence;
         return true;
     }
-    bool harmless = made.opcode == "griddepcontrol.wait" || made.opcode == "griddepcontrol.launch_dependents" ||
+    if (made.opcode == "griddepcontrol.wait") return made.kind = Kind::wait_for_launch, operands(0, 0);
+    bool harmless = made.opcode == "griddepcontrol.launch_dependents" ||
                     name == "prefetch" || name == "membar" || name == "nanosleep" ||
                     (name == "fence" && (has("acq_rel") || has("sc")));
     made.kind = Kind::nothing;

@@ -20,7 +20,7 @@ struct Random {  // splitmix64
 
 }  // namespace
 
-bool launch(const Module& module, const Launch& launch, const Memory& memory, std::string& error) {
+bool launch(const Module& module, const Launch& launch, Memory& memory, std::string& error) {
     const Function* function = module.find(launch.function);
     if (!function) return error = std::string(launch.function) + ": no such function", false;
     uint64_t threads = 1, blocks = 1;
@@ -34,20 +34,19 @@ bool launch(const Module& module, const Launch& launch, const Memory& memory, st
             std::to_string(function->required_threads));
     if (function->static_shared + uint64_t(launch.dynamic_shared) > 227 << 10)
         return refuse(std::to_string(launch.dynamic_shared) + " bytes of shared memory");
-    Memory all = memory;
-    for (auto& table : module.tables) all.add(reinterpret_cast<uint64_t>(table.content.get()), table.bytes);
-
+    for (auto& table : module.tables) memory.add(reinterpret_cast<uint64_t>(table.content.get()), table.bytes);
+    memory.begin_launch(blocks);
+    Ordering ordering;
     std::vector<uint32_t> order(blocks);
     for (uint32_t i = 0; i < blocks; i++) order[i] = i;
     Random random{launch.seed};
     for (uint64_t i = blocks; i > 1; i--) std::swap(order[i - 1], order[random.below(i)]);
-    Block block(*function, launch, all);
-    for (uint32_t number : order) {
-        unsigned row = number / launch.grid[0];
-        unsigned place[3] = {number % launch.grid[0], row % launch.grid[1], row / launch.grid[1]};
-        if (!block.run(place)) return error = block.error, false;
-    }
-    return true;
+    Block block(*function, launch, memory, ordering);
+    bool done = true;
+    for (size_t i = 0; i < order.size() && done; i++) done = block.run(order[i]);
+    error = block.error;
+    for (auto& table : module.tables) memory.remove(reinterpret_cast<uint64_t>(table.content.get()));
+    return done;
 }
 
 }  // namespace software_gpu

@@ -16,10 +16,11 @@ struct Launch {
     unsigned dynamic_shared;  // bytes
     void** parameters;        // where the value of each is, as for cuLaunchKernel
     unsigned seed = 0;        // of the order of the blocks
+    bool programmatic = false;  // it may begin before the launch before it has ended (programmatic dependent launch)
     uint64_t most_instructions = uint64_t(1) << 28;  // of one block, before it counts as one without an end
 };
 
 // False with a message that names the kernel, the line of the PTX, the block and the thread.
-bool launch(const Module& module, const Launch& launch, const Memory& memory, std::string& error);
+bool launch(const Module& module, const Launch& launch, Memory& memory, std::string& error);
 
 }  // namespace software_gpu

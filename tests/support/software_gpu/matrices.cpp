@@ -51,15 +51,19 @@ bool Block::move_matrices(const Bound& bound) {
         bool here;
         if (!whole(warp, 1, here)) return false;
         if (!here) continue;
-        uint8_t* rows[32];
-        for (int row = 0; row < 8 * move.count; row++)
-            if (!(rows[row] = content(one, 32 * warp + row, 16, move.store))) return false;
         if (move.store) {
             const uint32_t* from[4];
+            uint8_t values[32][16], *rows[32];
             for (int i = 0; i < move.count; i++) from[i] = of_warp(bound.in[1 + i], warp);
+            for (int row = 0; row < 32; row++) rows[row] = values[row];
             software_gpu::store_matrices(move, from, rows);
+            for (int row = 0; row < 8 * move.count; row++)
+                if (!put(one, 32 * warp + row, 16, rows[row])) return false;
         } else {
+            const uint8_t* rows[32];
             uint32_t* into[4];
+            for (int row = 0; row < 8 * move.count; row++)
+                if (!(rows[row] = content(one, 32 * warp + row, 16))) return false;
             for (int i = 0; i < move.count; i++) into[i] = of_warp(bound.out[i], warp);
             software_gpu::load_matrices(move, into, rows);
         }

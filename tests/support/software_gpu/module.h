@@ -24,7 +24,7 @@ struct Operand {
 
 enum class Kind : uint8_t {
     elementwise, pack, unpack, load_parameter,
-    branch, exit, trap, nothing,
+    branch, exit, trap, nothing, wait_for_launch,
     barrier, warp_barrier,
     load, store, atomic,
     copy_async, copy_commit, copy_wait,

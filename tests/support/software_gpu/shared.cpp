@@ -97,17 +97,20 @@ bool Shared::goes_on(uint8_t group) const {
     return group && (group - 1 + 255 - completed % 255) % 255 < issued - completed;
 }
 
-const char* Shared::begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint8_t left) {
+const char* Shared::begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint8_t left, const uint8_t* value) {
     if (!inside(at, bytes)) return "shared memory beyond that of the block";
     auto own = uint8_t(warp + 1);
     touch(at, bytes);
     written_end = std::max(written_end, at + bytes);
-    if (const char* wrong = clash_with_writer(at, bytes, own)) return wrong;
+    if (const char* wrong = clash_with_writer(at, bytes, own)) {
+        if (!value || std::memcmp(value, &bytes_[at], bytes) != 0) return wrong;
+        own = several;
+    }
     return by_pieces(at, bytes, [&](uint32_t place, uint32_t step) -> const char* {
         uint64_t readers = Piece{&reader[place], step}.load();
-        if (readers != 0 && readers != (own * each & Piece{nullptr, step}.mask()))
+        if (readers != 0 && readers != ((warp + 1) * each & Piece{nullptr, step}.mask()))
             for (uint32_t i = 0; i < step; i++)
-                if (reader[place + i] != 0 && reader[place + i] != own)
+                if (reader[place + i] != 0 && reader[place + i] != warp + 1)
                     return "shared memory that another warp has read without a barrier between";
         if (Piece{&state[place], step}.load() & 0x80 * each)
             return "shared memory that a copy still writes (cp.async without its wait)";
@@ -121,17 +124,21 @@ const char* Shared::begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint
     });
 }
 
-const char* Shared::write(uint32_t at, uint32_t bytes, unsigned warp) { return begin_write(at, bytes, warp, defined); }
+const char* Shared::write(uint32_t at, uint32_t bytes, unsigned warp, const uint8_t* value) {
+    const char* wrong = begin_write(at, bytes, warp, defined, value);
+    if (!wrong) std::memcpy(&bytes_[at], value, bytes);
+    return wrong;
+}
 
 const char* Shared::combine(uint32_t at, uint32_t bytes) {
     if (!inside(at, bytes)) return "shared memory beyond that of the block";
     for (uint32_t i = at; i < at + bytes; i++)
         if (!(state[i] & defined)) return "shared memory that nobody has written";
-    return begin_write(at, bytes, atomic - 1, defined);
+    return begin_write(at, bytes, atomic - 1, defined, nullptr);
 }
 
 const char* Shared::begin_copy(uint32_t at, uint32_t bytes, unsigned warp) {
-    return begin_write(at, bytes, warp, copying);
+    return begin_write(at, bytes, warp, copying, nullptr);
 }
 
 void Shared::end_copy(uint32_t at, uint32_t bytes) { std::memset(&state[at], defined, bytes); }

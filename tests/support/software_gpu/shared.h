@@ -13,9 +13,10 @@ class Shared {
 public:
     void start(uint32_t bytes);  // of a block
 
-    // What is wrong with an access of a warp to [at, at + bytes), or nullptr. The caller moves the content.
+    // What is wrong with an access of a warp to [at, at + bytes), or nullptr. The caller takes the content. Warps that
+    // hold the same value may write it to the same place.
     const char* read(uint32_t at, uint32_t bytes, unsigned warp);
-    const char* write(uint32_t at, uint32_t bytes, unsigned warp);
+    const char* write(uint32_t at, uint32_t bytes, unsigned warp, const uint8_t* value);
     // An atomic operation: ordered among its like, so that only other accesses clash with it.
     const char* combine(uint32_t at, uint32_t bytes);
 
@@ -49,7 +50,7 @@ private:
     bool inside(uint32_t at, uint32_t bytes) const { return at < size_ && bytes <= size_ - at; }
     bool goes_on(uint8_t group) const;
     const char* clash_with_writer(uint32_t at, uint32_t bytes, uint8_t own);
-    const char* begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint8_t left);
+    const char* begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint8_t left, const uint8_t* value);
     void note_reader(uint32_t at, uint32_t bytes, uint8_t own);
 };
 

@@ -155,47 +155,59 @@ std::string Block::address_text(uint64_t address) const {
     return text;
 }
 
-// Whether the addresses of all threads that are on lie in allocations.
-bool Block::check_global(unsigned bytes) {
-    uint64_t lowest = ~uint64_t(0), highest = 0;
-    for (unsigned i = 0; i < threads; i++) {
-        if (!on(i)) continue;
-        lowest = addresses[i] < lowest ? addresses[i] : lowest;
-        highest = addresses[i] > highest ? addresses[i] : highest;
+// Memory of the device that a thread accesses; null with `error` set. `order` is that of what accesses it.
+uint8_t* Block::global(uint64_t address, unsigned bytes, unsigned thread, bool writes, bool ordered) {
+    if (!range || address < range->begin || address >= range->end || bytes > range->end - address)
+        range = memory.find(address, bytes);
+    const char* wrong = "in no allocation";
+    if (range) {
+        wrong = writes    ? accesses.write(*range, address, bytes, thread / 32)
+                : ordered ? nullptr
+                          : accesses.read(*range, address, bytes, thread / 32);
+        if (!wrong) return reinterpret_cast<uint8_t*>(address);
     }
-    if (lowest >= range_begin && highest + bytes <= range_end && highest < range_end) return true;
-    for (unsigned i = 0; i < threads; i++)
-        if (on(i) && !memory.inside(addresses[i], bytes, range_begin, range_end))
-            return fail(std::to_string(bytes) + " bytes at " + address_text(addresses[i]) + " are in no allocation", i);
-    return true;
+    return wrong_place(address, bytes, wrong, thread), nullptr;
 }
 
-// Where the content of a thread's access is; null with `error` set.
-uint8_t* Block::content(const Instruction& one, unsigned thread, unsigned bytes, bool writes) {
+bool Block::wrong_place(uint64_t address, unsigned bytes, const char* wrong, unsigned thread) {
+    return fail(std::to_string(bytes) + " bytes at " + address_text(address) + ": " + wrong, thread);
+}
+
+// What a thread reads; null with `error` set.
+const uint8_t* Block::content(const Instruction& one, unsigned thread, unsigned bytes) {
     uint64_t address = addresses[thread];
-    if (one.space == Space::global) return reinterpret_cast<uint8_t*>(address);
+    if (one.space == Space::global) return global(address, bytes, thread, false, one.order != Order::weak);
+    const char* wrong = "beyond the memory of the thread";
+    if (one.space == Space::local && address + bytes <= function.local_bytes)
+        return &local[size_t(thread) * function.local_bytes + address];
+    if (one.space == Space::shared && !(wrong = shared.read(uint32_t(address), bytes, thread / 32)))
+        return shared.content() + address;
+    return wrong_place(address, bytes, wrong, thread), nullptr;
+}
+
+bool Block::put(const Instruction& one, unsigned thread, unsigned bytes, const uint8_t* value) {
+    uint64_t address = addresses[thread];
     if (one.space == Space::shared) {
-        auto at = uint32_t(address);
-        const char* wrong = writes ? shared.write(at, bytes, thread / 32) : shared.read(at, bytes, thread / 32);
-        if (!wrong) return shared.content() + at;
-        fail(std::to_string(bytes) + " bytes at " + address_text(address) + ": " + wrong, thread);
-        return nullptr;
+        const char* wrong = shared.write(uint32_t(address), bytes, thread / 32, value);
+        return !wrong || wrong_place(address, bytes, wrong, thread);
     }
-    if (address + bytes <= function.local_bytes) return &local[size_t(thread) * function.local_bytes + address];
-    fail(std::to_string(bytes) + " bytes at " + address_text(address) + ": beyond the memory of the thread", thread);
-    return nullptr;
+    uint8_t* into = nullptr;
+    if (one.space == Space::global) into = global(address, bytes, thread, true, false);
+    else if (address + bytes <= function.local_bytes) into = &local[size_t(thread) * function.local_bytes + address];
+    else wrong_place(address, bytes, "beyond the memory of the thread", thread);
+    if (into) std::memcpy(into, value, bytes);
+    return into;
 }
 
 bool Block::load(const Bound& bound) {
     const Instruction& one = *bound.instruction;
     unsigned count = unsigned(one.out.size()), bytes = count * one.element;
     if (!find_addresses(bound, 0, one.offset, bytes)) return false;
-    if (one.space == Space::global && !check_global(bytes)) return false;
     bool words = one.element == 4;
     for (auto& out : one.out) words &= out.bytes == 4;
     for (unsigned thread = 0; thread < threads; thread++) {
         if (!on(thread)) continue;
-        const uint8_t* from = content(one, thread, bytes, false);
+        const uint8_t* from = content(one, thread, bytes);
         if (!from) return false;
         for (unsigned i = 0; i < count; i++) {
             if (words) {
@@ -207,6 +219,7 @@ bool Block::load(const Bound& bound) {
             if (one.type == 's') value = uint64_t(int64_t(value << (64 - 8 * one.element)) >> (64 - 8 * one.element));
             if (bound.out[i]) set_element(bound.out[i], one.out[i].bytes, thread, value);
         }
+        if (one.order == Order::acquire) accesses.acquire(addresses[thread], thread / 32);
     }
     return true;
 }
@@ -215,15 +228,15 @@ bool Block::store(const Bound& bound) {
     const Instruction& one = *bound.instruction;
     unsigned count = unsigned(one.in.size()) - 1, bytes = count * one.element;
     if (!find_addresses(bound, 0, one.offset, bytes)) return false;
-    if (one.space == Space::global && !check_global(bytes)) return false;
     for (unsigned thread = 0; thread < threads; thread++) {
         if (!on(thread)) continue;
-        uint8_t* into = content(one, thread, bytes, true);
-        if (!into) return false;
+        uint8_t value[64];
         for (unsigned i = 0; i < count; i++)
             std::memcpy(
-                into + i * one.element,
+                value + i * one.element,
                 static_cast<const uint8_t*>(bound.in[i + 1]) + size_t(one.in[i + 1].bytes) * thread, one.element);
+        if (!put(one, thread, bytes, value)) return false;
+        if (one.order == Order::release) accesses.release(addresses[thread], thread / 32);
     }
     return true;
 }

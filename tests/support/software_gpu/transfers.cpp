@@ -46,18 +46,24 @@ void update(uint8_t* at, void* old, const void* given, const void* other, unsign
 bool Block::atomic(const Bound& bound) {
     const Instruction& one = *bound.instruction;
     if (!find_addresses(bound, 0, one.offset, one.element)) return false;
-    if (one.space == Space::global && !check_global(one.element)) return false;
     void* old = one.out.empty() ? nullptr : bound.out[0];
     const void* other = one.in.size() > 2 ? bound.in[2] : nullptr;
     Combine combine = one.combine;
     for (unsigned thread = 0; thread < threads; thread++) {
         if (!on(thread)) continue;
-        uint8_t* at = reinterpret_cast<uint8_t*>(addresses[thread]);
+        uint8_t* at;
         if (one.space == Space::shared) {
             auto place = uint32_t(addresses[thread]);
             if (const char* wrong = shared.combine(place, one.element))
                 return fail(address_text(place) + ": " + wrong, thread);
             at = shared.content() + place;
+        } else if (!(at = global(addresses[thread], one.element, thread, false, true))) {
+            return false;
+        } else {
+            if (one.order == Order::release || one.order == Order::acq_rel)
+                accesses.release(addresses[thread], thread / 32);
+            if (one.order == Order::acquire || one.order == Order::acq_rel)
+                accesses.acquire(addresses[thread], thread / 32);
         }
         bool wide = one.element == 8;
         auto bits = [&](auto before, auto value, auto last) { return combined_bits(combine, before, value, last); };
@@ -94,10 +100,7 @@ bool Block::begin_copies(const Bound& bound) {
         if (!copy.valid) continue;  // then the address is not looked at
         if (copy.source & (bytes - 1))
             return fail(address_text(copy.source) + " is not a multiple of " + std::to_string(bytes), copy.thread);
-        bool known = copy.source >= range_begin && copy.source < range_end && copy.valid <= range_end - copy.source;
-        if (known || memory.inside(copy.source, copy.valid, range_begin, range_end)) continue;
-        std::string place = address_text(copy.source);
-        return fail(std::to_string(copy.valid) + " bytes at " + place + " are in no allocation", copy.thread);
+        if (!global(copy.source, copy.valid, copy.thread, false, false)) return false;
     }
     return true;
 }
