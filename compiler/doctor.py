@@ -14,8 +14,9 @@ from packaging.requirements import Requirement
 from llmc import __version__
 from llmc.codegen.cpp.toolchain import find_compiler
 from llmc.errors import LlmcError
-from llmc.options import cache_directory, chosen_compiler
+from llmc.options import cache_directory, chosen_compiler, chosen_cublas
 from llmc.runtime.cpu_features import features, levels, processor_name, usable_cpus
+from llmc.runtime.cuda.cublas import find_cublas
 from llmc.runtime.cuda.driver import LIBRARY, Driver
 
 OPTIONAL_PACKAGES = ("triton",)
@@ -76,6 +77,8 @@ class Gpu:
     """What to build programs for it with, such as `sm_90`."""
     driver: str
     """The version of CUDA that the driver is for."""
+    products: str
+    """Which library computes linears of many rows, or why none does."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,26 @@ def _compiler() -> Compiler:
     return Compiler(" ".join(found.command), found.version)
 
 
-def find_gpus(library: str = LIBRARY) -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that this process may use, or why there are none; `library` is their driver."""
+def find_gpus(library: str = LIBRARY, cublas: str | None = None) -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that this process may use, or why there are none.
+
+    `library` is their driver, `cublas` the library of products (see `find_cublas`); None is the one that is chosen.
+    """
     try:
         driver = Driver(library)
         found = driver.gpus()
+        products = _products(driver, chosen_cublas() if cublas is None else cublas)
     except LlmcError as error:
         return (), str(error)
     gpus = [
-        Gpu(gpu.name, gpu.memory_bytes, ".".join(map(str, gpu.capability)), gpu.level, driver.version_text)
+        Gpu(gpu.name, gpu.memory_bytes, ".".join(map(str, gpu.capability)), gpu.level, driver.version_text, products)
         for gpu in found
     ]
     return tuple(gpus), ""
+
+
+def _products(driver: Driver, cublas: str) -> str:
+    try:
+        return find_cublas(driver.version, cublas).says
+    except LlmcError as error:
+        return f"none: {error}"

@@ -17,12 +17,12 @@ from llmc.codegen.triton.emit import GpuSource, emit
 from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
-from llmc.options import TARGETS, THIS_GPU, Options, cache_directory
+from llmc.options import TARGETS, THIS_GPU, Options, cache_directory, chosen_cublas
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import Driver
-from llmc.runtime.cuda.open_session import candidates
+from llmc.runtime.cuda.open_session import candidates, cublas_for
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.native_trust import keep
 from llmc.runtime.program import CacheSpec
@@ -73,8 +73,9 @@ class GpuPrograms:
             return None
         for level, compiled in candidates(self.sources, gpu):
             images = {name: _image(binary, compiled) for name, binary in self.compile(level).items()}
-            device, tuned = CudaDevice(driver, gpu, images), read_gpu_tuning(cache_directory(), gpu.kind)
-            return GpuProgram(self.sources[level].plan, device, _Evaluated(model), tuned)
+            plan, tuned = self.sources[level].plan, read_gpu_tuning(cache_directory(), gpu.kind)
+            device = CudaDevice(driver, gpu, images, cublas_for(plan, driver, chosen_cublas()))
+            return GpuProgram(plan, device, _Evaluated(model), tuned)
         return None
 
     def files(self, model: Model) -> dict[str, tuple[str, bytes]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmc.compiled_model import CompiledModel
 from llmc.errors import ArtifactRejected
-from llmc.options import RUN_PROGRAMS, cache_directory, check_program
+from llmc.options import RUN_PROGRAMS, cache_directory, check_program, chosen_cublas
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.cuda.open_session import CUDA, held, open_cuda_session, runs_here
 from llmc.runtime.host import Host
@@ -51,7 +51,9 @@ def load(
     if chosen not in manifest.programs:
         raise ArtifactRejected(f"{root}: holds {held(manifest)}; expected the {chosen} program")
     if chosen == CUDA:
-        session = open_cuda_session(artifact, cache=cache_directory(), verify=verify, trust=trust, tuned=tuned)
+        session = open_cuda_session(
+            artifact, cache=cache_directory(), verify=verify, trust=trust, tuned=tuned, cublas=chosen_cublas()
+        )
     elif chosen == CPU:
         session = open_cpu_session(
             artifact,

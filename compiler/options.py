@@ -2,7 +2,7 @@
 
 An argument wins over its environment variable. `LLMC_DUMP` is the directory for the numbered dumps of the graph,
 `LLMC_STOP_AFTER` the number of rewrites to perform, `LLMC_PROGRAM` the kind of program, `LLMC_CXX` the C++ compiler,
-`LLMC_CACHE` the directory for what builds can share.
+`LLMC_CACHE` the directory for what builds can share, `LLMC_CUBLAS` the libcublas that GPU programs use.
 """
 
 import os
@@ -139,6 +139,11 @@ class Options:
 def chosen_compiler(environment: Mapping[str, str] | None = None) -> str | None:
     """The C++ compiler that `LLMC_CXX` names, as a path or a name on PATH; None if it names none."""
     return (os.environ if environment is None else environment).get("LLMC_CXX") or None
+
+
+def chosen_cublas(environment: Mapping[str, str] | None = None) -> str:
+    """The libcublas that `LLMC_CUBLAS` names, or "none" for none; "" if it is to be looked for."""
+    return (os.environ if environment is None else environment).get("LLMC_CUBLAS", "")
 
 
 def check_program(program: str | None, known: tuple[str, ...] = PROGRAMS) -> None:

@@ -39,6 +39,8 @@ class GpuResult:
     rates: dict[str, list[float]] = field(default_factory=dict)
     """Tokens a second, of all sequences together, by workload."""
     kernels: list[KernelTime] = field(default_factory=list)
+    products: str = ""
+    """Which library computes linears of many rows, or why none does."""
 
     def fraction(self, work: Workload) -> float | None:
         """Of the bandwidth what the bytes of its decode steps take up; None of a prefill, which computes."""
@@ -66,6 +68,7 @@ class GpuResult:
                 for work in self.workloads
             ],
             "kernels": [asdict(kernel) for kernel in self.kernels],
+            "products": self.products,
         }
 
     def lines(self) -> Iterator[str]:
@@ -74,6 +77,7 @@ class GpuResult:
         also = "" if dependent is None else f", {dependent * 1e6:.2f} us with dependent launch"
         yield f"{self.model} on {self.gpu}, driver for CUDA {self.driver}"
         yield f"reads {self.bandwidth / 1e9:.0f} GB/s; a kernel boundary in a graph takes {plain * 1e6:.2f} us{also}"
+        yield f"library for linears of many rows: {self.products}"
 
     def tables(self) -> list[Table]:
         """Speed, then the kernels of a decode step."""
@@ -129,6 +133,7 @@ def measure(
         result.rates[work.name] = [run_workload(session, work, seed) for seed in range(repetitions)]
     program = session.program
     assert isinstance(program, GpuProgram) and isinstance(program.device, CudaDevice)
+    result.products = program.device.products
     progress("kernels")
     position = min(POSITION, session.ranges.context - 1)
     result.kernels = kernel_times(program, program.device, sequences=1, position=position)

@@ -95,6 +95,7 @@ def examination_lines(found: Examination) -> Iterator[str]:
     yield f"compiler  {f'{compiler.path}: {compiler.version}' if compiler.path else compiler.version}"
     for gpu in found.gpus:
         yield f"gpu       {gpu.name}, {size(gpu.memory_bytes)}, {gpu.target}, driver for CUDA {gpu.driver}"
+        yield f"          library for linears of many rows: {gpu.products}"
     if not found.gpus:
         yield f"gpu       none: {found.gpu_problem}"
     yield f"cache     {found.cache}"

@@ -6,9 +6,10 @@ from pathlib import Path
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.crossover import Crossover
+from llmc.runtime.cuda.cublas import FoundCublas, find_cublas
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import LIBRARY, Driver, Gpu
-from llmc.runtime.cuda.plan import Plan
+from llmc.runtime.cuda.plan import Plan, Product
 from llmc.runtime.cuda.plan_file import Binary, PlanFile, parse_plan
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.cuda.selection import select
@@ -34,6 +35,7 @@ def open_cuda_session(
     trust: bool = False,
     tuned: bool = True,
     library: str = LIBRARY,
+    cublas: str = "",
 ) -> Session:
     """A session on the first GPU that this process may see, of an artifact that was opened with "fast".
 
@@ -44,9 +46,10 @@ def open_cuda_session(
         trust: run code that this machine did not make.
         tuned: use what was measured on GPUs of this kind.
         library: the driver.
+        cublas: the library of products (see `find_cublas`); the device's `products` says what came of it.
 
     Raises:
-        MissingTool: there is no GPU, or no driver for it.
+        MissingTool: there is no GPU, no driver for it, or `cublas` does not load.
         ArtifactRejected: there is no code for the GPU, it may not run, or a file is damaged.
         BadOption: what was measured cannot be read.
         DeviceFailed: the driver refuses the code. MemoryError: the GPU's memory is too small for the weights.
@@ -60,11 +63,22 @@ def open_cuda_session(
     plan, images = _code(artifact, gpu, cache, trust)
     _check_facts(artifact, plan)
     crossovers = read_gpu_tuning(cache, gpu.kind) if tuned else {}
+    device = CudaDevice(driver, gpu, images, cublas_for(plan, driver, cublas))
     weights = artifact.load_weights(verify=verify)
-    program = GpuProgram(plan, CudaDevice(driver, gpu, images), weights.bytes(), crossovers)
+    program = GpuProgram(plan, device, weights.bytes(), crossovers)
     tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
     weights.check()
     return Session(program, manifest.model, manifest.ranges, tokenizer, block_size=plan.block_size)
+
+
+def cublas_for(plan: Plan, driver: Driver, cublas: str = "") -> FoundCublas:
+    """The library that computes a plan's products; it is not looked for where there are none.
+
+    Raises MissingTool if `cublas` names one that does not load.
+    """
+    if not any(isinstance(launch, Product) for launch in plan.launches):
+        return FoundCublas(None, "none: the program has no products for cuBLAS")
+    return find_cublas(driver.version, cublas)
 
 
 def runs_here(manifest: Manifest, library: str = LIBRARY) -> bool:

@@ -57,12 +57,14 @@ def test_what_was_measured_is_shown_beside_the_limit() -> None:
         workloads=[PREFILL, DECODE],
         rates={"pp16": [5000.0], "tg4": [900.0, 1000.0, 1100.0]},
         kernels=[KernelTime("linear_0", 16, 200_000_000, 100e-6), KernelTime("rows_0", 2, 0, 4e-6)],
+        products="none: cuBLAS is not wanted",
     )
     assert result.fraction(PREFILL) is None
     assert result.fraction(DECODE) == pytest.approx(1000 * (2_000_000_000 + 19 * 1000) / 4e12)
     assert list(result.lines()) == [
         "a.llmc on Fake H200, driver for CUDA 12.4",
         "reads 4000 GB/s; a kernel boundary in a graph takes 1.30 us, 0.60 us with dependent launch",
+        "library for linears of many rows: none: cuBLAS is not wanted",
     ]
     speeds, kernels = result.tables()
     assert speeds.rows == [["pp16", "5000.0", "5000.0 to 5000.0", ""], ["tg4", "1000.0", "900.0 to 1100.0", "50%"]]

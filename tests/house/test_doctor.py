@@ -29,10 +29,13 @@ def test_without_a_compiler_the_report_says_what_to_install(monkeypatch: pytest.
 
 
 def test_gpus_are_reported_or_why_there_are_none() -> None:
-    gpus, problem = find_gpus(fake_cuda.library()._name)
-    assert (gpus, problem) == ((Gpu("Fake H200", 1 << 30, "9.0", "sm_90", "12.4"),), "")
+    fake = fake_cuda.library()._name
+    gpus, problem = find_gpus(fake, fake)
+    assert (gpus, problem) == ((Gpu("Fake H200", 1 << 30, "9.0", "sm_90", "12.4", f"cuBLAS 12.8.4 ({fake})"),), "")
     found = dataclasses.replace(examine(), gpus=gpus, gpu_problem="")
-    assert "gpu       Fake H200, 1.0 GiB, sm_90, driver for CUDA 12.4" in list(examination_lines(found))
+    lines = list(examination_lines(found))
+    assert "gpu       Fake H200, 1.0 GiB, sm_90, driver for CUDA 12.4" in lines
+    assert f"          library for linears of many rows: cuBLAS 12.8.4 ({fake})" in lines
     gpus, problem = find_gpus("libnothing.so.1")
     found = dataclasses.replace(found, gpus=gpus, gpu_problem=problem)
     assert any(line.startswith("gpu       none: libnothing.so.1: ") for line in examination_lines(found))

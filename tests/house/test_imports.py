@@ -14,6 +14,7 @@ LAYERS = {
         "llmc.options",
         "llmc.codegen.cpp.toolchain",
         "llmc.runtime.cpu_features",
+        "llmc.runtime.cuda.cublas",
         "llmc.runtime.cuda.driver",
     ),
     "llmc.ir": ("llmc.errors",),

@@ -1,17 +1,19 @@
 """Opening GPU programs: which code a GPU gets, what may run, and what is said where none fits."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import cuda_artifact, fake_cuda
-from support.tiny_gpu_program import expected
+from support.tiny_gpu_program import PLAN, expected
 
 import llmc
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.cuda.driver import Gpu
-from llmc.runtime.cuda.open_session import candidates, open_cuda_session, runs_here
+from llmc.runtime.cuda.open_session import candidates, cublas_for, open_cuda_session, runs_here
+from llmc.runtime.cuda.plan import ALWAYS, Argument, Product
 from llmc.runtime.native_trust import keep
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
@@ -51,6 +53,17 @@ def test_code_is_chosen_by_capability(capability: tuple[int, int], targets: list
     held = ["sm_80", "sm_80.bin", "sm_80.py", "sm_89", "sm_90", "sm_100", "gfx942"]
     found = candidates(dict.fromkeys(held, ""), Gpu(0, "", capability, 0, 0, 0))
     assert [target if compiled else f"{target}.ptx" for target, compiled in found] == targets
+
+
+def test_a_library_is_looked_for_where_a_program_has_products() -> None:
+    driver, fake = fake_cuda.driver(), fake_cuda.library()._name
+    assert cublas_for(PLAN, driver, fake).says == "none: the program has no products for cuBLAS"
+    arena = Argument("arena")
+    product = Product(arena, arena, arena, "f32", 8, 8, 8, "T", ALWAYS, 0)
+    with_products = dataclasses.replace(PLAN, launches=(*PLAN.launches, product))
+    assert cublas_for(with_products, driver, fake).says == f"cuBLAS 12.8.4 ({fake})"
+    with pytest.raises(MissingTool, match=r"libnothing\.so"):
+        cublas_for(with_products, driver, "libnothing.so")
 
 
 def test_ptx_serves_gpus_that_there_is_no_code_for(tmp_path: Path) -> None:
