@@ -1,5 +1,9 @@
 """An artifact for a GPU, built where there is none: what it holds, what is said of it, and what is refused."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,10 @@ from llmc.errors import BadOption, MissingTool
 from llmc.gpu import on_this_machine
 from llmc.options import Options, cache_directory
 from llmc.runtime.artifact import Artifact
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.cuda.plan_file import parse_plan
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
+from llmc.runtime.tuning import write_gpu_tuning
 from llmc.zoo import tiny
 
 
@@ -43,6 +49,26 @@ def test_each_region_is_explained(artifact: Artifact, capsys: pytest.CaptureFixt
     assert main(["explain", str(artifact.root), "linear", "--target", "sm_90"]) == 0
     shown = capsys.readouterr().out
     assert "predicted for sm_90" in shown and "not gemm:" in shown
+
+
+def test_crossovers_are_shown_with_where_they_come_from(artifact: Artifact, tmp_path: Path) -> None:
+    """Those of the program; where there is such a GPU, here the fake one, those that were measured on it."""
+    (tmp_path / "libcuda.so.1").symlink_to(fake_cuda.library()._name)
+
+    def explained(*words: str) -> str:
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LLMC_CACHE": str(tmp_path / "cache")}
+        command = [sys.executable, "-m", "llmc", "explain", str(artifact.root), "--target", "sm_90", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    table = json.loads(explained("--json"))["crossovers"]
+    assert {crossover["source"] for crossover in table.values()} == {"predicted"}
+    linear = next(iter(table))
+    measured = Crossover(2, 9, "measured on a fake GPU", 100)
+    write_gpu_tuning(tmp_path / "cache", fake_cuda.driver().gpus()[0].kind, {linear: measured, "1x1:f32": measured})
+    shown = [line.split(maxsplit=4) for line in explained("linear").splitlines()]
+    assert [linear, "2", "9", "100", "measured on a fake GPU"] in shown
+    assert sum(line[-1] == "predicted" for line in shown if len(line) == 5) == len(table) - 1
+    assert ["not", "gemm:", "used", "from", "9 rows on (measured on a fake GPU)"] in shown
 
 
 def test_a_target_that_it_does_not_hold_is_an_error(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
