@@ -26,14 +26,15 @@ def main() -> None:
     # Of the two assemblers that Triton brings, this one makes code that drivers of CUDA 12 load.
     assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = str(assembler)
+    answers, sys.stdout = sys.stdout, sys.stderr  # Triton prints what the assembler refuses
     for line in sys.stdin:
         job = json.loads(line)
         try:
             answer = {"key": job["key"], "files": compile_one(job, folder)}
         except Exception as error:  # whatever a compiler raises is the answer to this job
             answer = {"key": job["key"], "error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 def compile_one(job: dict[str, Any], folder: Path) -> dict[str, Any]:

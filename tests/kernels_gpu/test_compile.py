@@ -73,6 +73,13 @@ def test_a_kernel_that_is_wrong_is_named_and_kept(cache: Path) -> None:
     assert "column + nothing" in kept.read_text()
 
 
+def test_what_the_assembler_refuses_is_named(cache: Path) -> None:
+    text = _copy()
+    text.add("tl.extra.cuda.gdc_wait()")
+    with pytest.raises(BuildFailed, match=r"compile copy for sm_80: Triton refuses \S+\n(.|\n)*requires .target sm_90"):
+        compile_kernels({"copy_0": text}, "sm_80", cache=cache)
+
+
 def test_without_triton_the_error_says_how_to_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "version", lambda name: "3.2.0")
     with pytest.raises(MissingTool, match=r"Triton is 3\.2\.0, 3\.6 or newer is needed; pip install triton"):
