@@ -15,7 +15,7 @@ from llmc.bench.gpu_kernels import Timed, weight_sizes
 from llmc.bench.tune import takeovers
 from llmc.runtime.batch import Piece, pack
 from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
-from llmc.runtime.cuda.device import Place, padded
+from llmc.runtime.cuda.device import Graph, Place, padded
 from llmc.runtime.cuda.plan import ALWAYS, Candidate, Launch, Plan, Product
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.cuda.selection import shares
@@ -29,7 +29,8 @@ MOST_LOGITS = 512
 ROTATED_BYTES = 256 << 20
 """Weights that are read one after another, at least: twice what the largest cache of a GPU holds."""
 MOST_COPIES = 64
-REPLAYS = 4
+LEAST_SECONDS, MOST_REPLAYS = 2e-3, 16
+"""A measurement takes so long, or so many replays."""
 EACH = Crossover(2, 9, "to be measured", 17)
 """Crossovers of which each variant serves some rows, so that the program has memory for all of them."""
 
@@ -117,17 +118,24 @@ def _measured(
                 program.run(launches, sizes, arrays)
 
         graphs[variant] = device.capture(record)
+    return _timed(device, graphs, repetitions)
+
+
+def _timed(device: Timed, graphs: Mapping[str, Graph], repetitions: int) -> dict[str, float]:
+    """Median seconds of each recording; they take turns."""
+    replays = {}
+    for variant, graph in graphs.items():
+        graph.replay()
+        replays[variant] = min(MOST_REPLAYS, 1 + int(LEAST_SECONDS / max(device.measure(graph.replay), 1e-9)))
     samples: dict[str, list[float]] = {variant: [] for variant in graphs}
-    for repetition in range(repetitions + 1):
+    for _ in range(repetitions):
         for variant, graph in graphs.items():
 
-            def replay(replay: Callable[[], None] = graph.replay) -> None:
-                for _ in range(REPLAYS):
-                    replay()
+            def replay(graph: Graph = graph, count: int = replays[variant]) -> None:
+                for _ in range(count):
+                    graph.replay()
 
-            seconds = device.measure(replay) / REPLAYS
-            if repetition:  # the first is a warm-up
-                samples[variant].append(seconds)
+            samples[variant].append(device.measure(replay) / replays[variant])
     return {variant: statistics.median(seconds) for variant, seconds in samples.items()}
 
 
