@@ -90,6 +90,14 @@ _SHAPES = {
     "cuda": {**_SHAPES["cuda"], LIBRARY: _Shape(NEVER, NEVER, 64, 0.7)},
 }
 
+_ONE_ROW = _Shape(1, 1, 8, 0.4, most=1)
+"""gemv of packed weights on GPUs: they are unpacked for matrix units, of which a row fills one column of eight."""
+
+
+def _shapes(format: str, target: Target) -> Mapping[str, _Shape]:
+    packed = target.kind != "cpu" and format not in FLOATS
+    return {**_SHAPES[target.kind], "gemv": _ONE_ROW} if packed else _SHAPES[target.kind]
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -168,7 +176,7 @@ def linear_variants(n: int, k: int, format: str, target: Target) -> list[Variant
     if target.kind != "cpu":  # matrix units take 16-bit floats, which smaller weights become
         kind = "f32" if format == "f32" else "bf16"
     found = []
-    for name, shape in _SHAPES[target.kind].items():
+    for name, shape in _shapes(format, target).items():
         peak = target.peaks["f32" if shape.scalar else kind].value * shape.efficiency
         reads = _times(shape.rows_a_read) * weight
         padded = M if shape.padding == 1 else sympy.ceiling(M / Integer(shape.padding)) * shape.padding
@@ -204,8 +212,6 @@ def _times(rows: int) -> Expr:
 
 
 def _illegal(variant: str, format: str, target: Target) -> str:
-    if variant == "gemv" and target.kind != "cpu" and format not in FLOATS:
-        return f"weights of {format} are unpacked for matrix units, which multiply them at no further cost"
     if variant == "gemm" and target.kind == "cpu" and UNPACK[format] == 0:
         return f"weights of {format} are multiplied as they are stored: there is nothing to unpack into panels"
     if variant == "gemm" and target.kind == "cpu" and number_format(format) != "int8":
@@ -216,8 +222,9 @@ def _illegal(variant: str, format: str, target: Target) -> str:
 def predict(n: int, k: int, format: str, target: Target) -> Crossover:
     """Where the variants' expressions meet."""
     scanned = SCANNED_ROWS if target.kind == "cpu" else GPU_SCANNED_ROWS
+    shapes = _shapes(format, target)
     times = {
-        variant.name: _table(variant.seconds, _SHAPES[target.kind][variant.name].most, scanned)
+        variant.name: _table(variant.seconds, shapes[variant.name].most, scanned)
         for variant in linear_variants(n, k, format, target)
         if not variant.illegal
     }
@@ -266,12 +273,13 @@ def choose_linear(
     if len(variants) > len(starts):
         starts.append(NEVER if variants[3].illegal else crossover.library)
     choices = []
+    shapes = _shapes(format, target)
     for place, variant in enumerate(variants):
         first, last = starts[place], (*starts, NEVER)[place + 1] - 1
         if first > last:
             continue
         others = tuple(
-            (other.name, other.illegal or _slower(variant, other, first, crossover, starts[number], target))
+            (other.name, other.illegal or _slower(variant, other, first, crossover, starts[number], shapes))
             for number, other in enumerate(variants)
             if other is not variant
         )
@@ -280,10 +288,12 @@ def choose_linear(
     return choices
 
 
-def _slower(variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int, target: Target) -> str:
-    most = _SHAPES[target.kind][other.name].most
+def _slower(
+    variant: Variant, other: Variant, rows: int, crossover: Crossover, start: int, shapes: Mapping[str, _Shape]
+) -> str:
+    most = shapes[other.name].most
     if rows > most:
-        return f"takes at most {most} rows"
+        return f"takes at most {most} row{'s' if most > 1 else ''}"
     if crossover.source != PREDICTED:
         used = "not used" if start >= NEVER else f"used from {start} rows on"
         return f"{used} ({crossover.source})"

@@ -1,5 +1,5 @@
-"""Kernels of Linear regions, in four variants: on ordinary lanes for one number of rows each, up to a few; in tiles
-for up to 8, 16, 32 and 64 rows; in blocks of tiles for any number; and around the product of a vendor's library.
+"""Kernels of Linear regions, in four variants: for one row, or on ordinary lanes for a few; in tiles for up to 8, 16,
+32 and 64 rows; in blocks of tiles for any number; and around the product of a vendor's library.
 
 A program holds all of them for every number of rows that they can serve: crossovers choose between them, those that
 are predicted here, or those that were measured where it runs.
@@ -68,7 +68,7 @@ class _Variants:
         for before, width in zip((0, *WIDTHS), WIDTHS, strict=False):
             if before == FUSED:
                 drafts.append(self._ready("flat", FUSED + 1, WIDTHS[-1]))
-            drafts.append(self._flat(width, before + 1 if before or self.on_lanes else 2))
+            drafts.append(self._flat(width, before + 1))
         drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm(), *self._library()]
         return choose(drafts, crossover)
 
@@ -94,7 +94,7 @@ class _Variants:
     def _one_row(self) -> Draft:
         tiling = single_tiling(self.form, self.owned, self.region.k, self.context.target)
         draft = emit_single(self.region, self.context, self.form, self.owned, tiling, ALWAYS, self.raw)
-        return self._candidate(draft, "flat", 1, 1)
+        return self._candidate(draft, "gemv", 1, 1)
 
     def _gemm(self) -> Draft:
         tiling = gemm_tiling(self.form, self.owned, self.context.target)

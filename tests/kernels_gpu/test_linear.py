@@ -11,14 +11,20 @@ from llmc.runtime.cuda.plan import ONE, Extent
 
 FLOATS = ("f32", "f16", "bf16")
 FORMATS = (*FLOATS, "fp8", "int8", "int6", "int6g16", "int4", "int4g64", "int4g128", "int4m")
-VARIANTS = {1: "1 row", 3: "up to 8", 9: "up to 16", 17: "up to 32", 33: "up to 64", 70: "blocks of"}
+VARIANTS = {1: "up to 8", 9: "up to 16", 17: "up to 32", 33: "up to 64", 70: "blocks of"}
 
 
 @pytest.mark.parametrize("rows", VARIANTS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_each_format_in_matrix_units(format: str, rows: int) -> None:
     launched = check(Case(format, n=24, k=200, rows=rows, flat=1))
-    assert (VARIANTS[rows] if rows > 1 or format not in FLOATS else "up to 8") in launched[-1]
+    assert VARIANTS[rows] in launched[-1]
+
+
+@pytest.mark.parametrize("format", [format for format in FORMATS if format not in FLOATS])
+def test_each_packed_format_with_one_row(format: str) -> None:
+    (launched,) = check(Case(format, n=24, k=200, rows=1, flat=2))
+    assert "1 row" in launched
 
 
 @pytest.mark.parametrize("case", [Case(), Case(format="int4", gate="silu")])
