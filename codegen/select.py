@@ -8,11 +8,11 @@
 
 A linear is computed row by row (gemv: the weight is read for each), for a few rows at once (flat: read once for them,
 unpacked in registers for each handful), or for many (gemm: unpacked once to panels, which all rows reuse). On GPUs
-gemv is what ordinary lanes do, for up to three rows of floats; flat and gemm are tiles of matrix units, of one block of
-rows or of several; and library is a product by cuBLAS, where the machine that runs it has cuBLAS, with a kernel before
-it that unpacks the weight and one after it that finishes the results. The crossovers are the rows at which the
-expressions of two variants meet, unless a table of measurements says otherwise. All variants give the same bits on
-CPUs.
+gemv is what ordinary lanes do, for up to three rows of floats, or one row of packed weights in matrix units; flat and
+gemm are tiles of matrix units, of one block of rows or of several; and library is a product by cuBLAS, where the
+machine that runs it has cuBLAS, with a kernel before it that unpacks the weight and one after it that finishes the
+results. The crossovers are the rows at which the expressions of two variants meet, unless a table of measurements says
+otherwise. All variants give the same bits on CPUs.
 """
 
 import math
