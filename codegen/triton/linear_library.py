@@ -109,7 +109,7 @@ def _unpacked(region: Linear, context: Context, form: Form) -> tuple[Ref, Draft]
     width, units = form.units(region.k) * form.unit, form.units(region.k)
     dtype = STORED[form.multiplied]
     name = context.workspace("unpacked", padded_rows(region.n) * width * NUMBER_BYTES[dtype])
-    kernel = KernelText("unpack", warps=4, stages=1, pdl=context.pdl, weight_bits=form.bits)
+    kernel = KernelText("unpack", warps=4, stages=1, pdl=context.pdl)  # what it writes takes longer than what it reads
     kernel.comment = f"{region.format} [{region.n}, {region.k}] as {form.multiplied}"
     batch = max(1, COLUMNS // form.unit)
     tile = Tile(batch, TILE)

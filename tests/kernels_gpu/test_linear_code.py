@@ -70,6 +70,6 @@ def test_a_layer_of_one_token(level: str, format: str, cache: Path) -> None:
 @pytest.mark.parametrize("level", ["sm_80", "sm_100", "gfx942"])
 def test_all_launches_compile(level: str, format: str, cache: Path) -> None:
     case = Case(format, n=96, k=200, source="layer_norm", bias=False, chain=("add", "gelu"), target=level)
-    drafts = Outline(case).drafts()
+    drafts = [draft for draft in Outline(case).drafts() if isinstance(draft, Draft)]
     names = {f"k{number}": draft.kernel for number, draft in enumerate(drafts)}
     assert compile_kernels(names, level, cache=cache).keys() == names.keys()
