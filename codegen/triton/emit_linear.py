@@ -22,12 +22,12 @@ from llmc.codegen.triton.linear_rows import owned
 from llmc.codegen.triton.linear_single import emit_single
 from llmc.codegen.triton.linear_tiles import emit_tiles
 from llmc.codegen.triton.linear_tiling import (
-    FUSED,
     GEMM_FROM,
     GEMV_ROWS,
     LIBRARY_FROM,
     WIDTHS,
     flat_tiling,
+    fused_rows,
     gemm_tiling,
     single_tiling,
 )
@@ -51,6 +51,7 @@ class _Variants:
         self.owned = owned(region, finished=complete)
         self.symbol = rows_of(region.domain)
         self.on_lanes = not self.form.strips and self.form.name != "fp8"
+        self.fused = fused_rows(region, self.form)
         self.rounded: View | None = None
 
     def drafts(self) -> list[Draft | ProductDraft]:
@@ -66,9 +67,10 @@ class _Variants:
         if not self.on_lanes:
             drafts.append(self._one_row())
         for before, width in zip((0, *WIDTHS), WIDTHS, strict=False):
-            if before == FUSED:
-                drafts.append(self._ready("flat", FUSED + 1, WIDTHS[-1]))
-            drafts.append(self._flat(width, before + 1))
+            least = before + 1
+            if width > self.fused and self.rounded is None:
+                drafts.append(self._ready("flat", least, WIDTHS[-1]))
+            drafts.append(self._flat(width, least))
         drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm(), *self._library()]
         return choose(drafts, crossover)
 
@@ -85,7 +87,7 @@ class _Variants:
         return self._candidate(draft, "gemv", rows, rows)
 
     def _flat(self, width: int, least: int) -> Draft:
-        rounded = self.rounded if width > FUSED else None
+        rounded = self.rounded if width > self.fused else None
         ready = rounded is not None
         tiling = flat_tiling(self.form, self.owned, width, self.region.k, self.context.target, ready=ready)
         draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, rounded, self.raw)

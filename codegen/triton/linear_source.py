@@ -76,12 +76,19 @@ class Source:
         else:
             kernel.add(f"{pad}{name} = {kernel.call('numbers', self.op)}({texts[0]})")
 
-    def weigh(self, kernel: KernelText, name: str, at: At, pad: str = "") -> None:
-        """Add the line that multiplies `name` by the norm's weight, if it has one."""
+    @property
+    def narrow_weight(self) -> bool:
+        """Whether the weight of a norm is of bfloat16 as it is."""
+        weight = self.value.inputs[1] if isinstance(self.value, RowOp) else None
+        return isinstance(weight, View) and weight.buffer.dtype == "bf16" and not self._offset
+
+    def weigh(self, kernel: KernelText, name: str, at: At, pad: str = "", *, narrow: bool = False) -> None:
+        """Add the line that multiplies `name` by the norm's weight, if it has one; narrow: as bfloat16."""
         assert isinstance(self.value, RowOp), "norms are operations"
         weight = self.value.inputs[1]
         if isinstance(weight, View):
-            kernel.add(f"{pad}{name} *= {self._weight(kernel, weight, at)}")
+            text = self._weight(kernel, weight, at)
+            kernel.add(f"{pad}{name} *= {text.removesuffix('.to(tl.float32)') if narrow else text}")
 
     def scale(self, squares: str) -> str:
         """The scale of a row, of its sum of squares."""
@@ -123,10 +130,14 @@ class Source:
         kernel.add(f"{pad}{name} = {text}")
 
     def _weight(self, kernel: KernelText, weight: View, at: At) -> str:
-        assert isinstance(self.value, RowOp), "norms are operations"
-        shift = float(self.value.attrs.get("offset", 0.0))  # type: ignore[arg-type]
         text = load(kernel, weight, "norm_weight", replace(at, inside=at.known), self.k)
-        return f"({text} + {shift!r})" if shift else text
+        return f"({text} + {self._offset!r})" if self._offset else text
+
+    @property
+    def _offset(self) -> float:
+        """What is added to the weight of a norm."""
+        assert isinstance(self.value, RowOp), "norms are operations"
+        return float(self.value.attrs.get("offset", 0.0))  # type: ignore[arg-type]
 
     @property
     def _eps(self) -> float:

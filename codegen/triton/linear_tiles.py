@@ -70,7 +70,7 @@ class _Tiles:
     ) -> None:
         self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
         self.rounded, self.raw = rounded, raw
-        few = form.bits if rounded is None else 0  # with more rows it is not the reading of weights that takes time
+        few = 0 if tiling.blocks else form.bits  # with more rows it is not the reading of weights that takes time
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
             weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
@@ -154,10 +154,14 @@ class _Tiles:
                 self._ready(at, pad)
             else:
                 self.source.read(kernel, "x", at, tile.last, pad)
+                narrow = mine and form.multiplied == "bfloat16" and self.source.narrow_weight
                 if mine:
                     kernel.add(f"{pad}squares += x * x")
-                    self.source.weigh(kernel, "x", at, pad)
-                if form.multiplied != "float32":
+                if narrow:
+                    kernel.add(f"{pad}x = x.to(tl.bfloat16)")  # pairs are multiplied at once
+                if mine:
+                    self.source.weigh(kernel, "x", at, pad, narrow=narrow)
+                if form.multiplied != "float32" and not narrow:
                     kernel.add(f"{pad}x = x.to(tl.{form.multiplied})")
             for weights in self.weights:
                 weights.multiply(number, "x", pad)

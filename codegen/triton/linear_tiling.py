@@ -2,6 +2,8 @@
 
 import math
 
+from llmc.codegen.layout import View
+from llmc.codegen.regions import Linear
 from llmc.codegen.target import Target
 from llmc.codegen.triton.linear_formats import Form
 from llmc.codegen.triton.linear_rows import Owned
@@ -18,6 +20,10 @@ LIBRARY_FROM = 2
 """The fewest rows that a library's product may serve."""
 FUSED = 16
 """Up to so many rows kernels read activations as they are; for more, a kernel before them rounds and scales rows."""
+FUSED_PACKED = 8
+"""The same for weights of few bits, beside which activations are more of the work."""
+LARGE = 1 << 24
+"""Elements of a packed weight from which on a kernel that makes norms of two rows ready costs less than it saves."""
 
 SHARED = {"sm_80": 160 << 10, "sm_89": 96 << 10, "sm_90": 224 << 10, "sm_100": 224 << 10}
 """Bytes of shared memory that a program can have."""
@@ -30,28 +36,35 @@ SPREAD = 16
 """What a program does for its row of activations, in rows of the weight that take as many instructions."""
 
 
+def fused_rows(region: Linear, form: Form) -> int:
+    """Up to how many rows of activations kernels read them as they are."""
+    if form.bits >= 16:
+        return FUSED
+    return FUSED_PACKED if isinstance(region.source, View) or region.n * region.k < LARGE else 1
+
+
 def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool) -> Tiling:
-    """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave every multiprocessor a
-    program; formats that fit a byte twice need the most, since what is done to activations counts there too.
+    """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave most multiprocessors a
+    program, and as many stages as keep enough of the weight on its way, if there is room for the activations, too.
     """
-    widest = (64 if form.bits <= 4 and rows <= FUSED else 32) // owned.sets
+    widest = (64 if form.bits <= 4 and ready else 32) // owned.sets
     mine = widest
-    while mine > 16 and owned.count < 0.9 * mine * target.cores:
+    while mine > 16 and owned.count < BUSY * mine * target.cores:
         mine //= 2
     units = form.units(k)
-    # Loads into shared memory need 4 bytes for each thread: of zeros, a short for each unit and row, or of a norm's
-    # weight, a bfloat16 for each column of a piece.
     batch = 2 * WARPS if form.strips and form.unit <= 128 else WARPS
-    if form.bits <= 4 and form.unit < 128 and mine < 32:
-        batch = 4 * WARPS
+    if form.bits <= 4 and form.unit < 128 and not ready:
+        batch = 4 * WARPS  # loads into shared memory need 4 bytes for each thread, of a norm's weight, too
     while batch > WARPS and batch >= 2 * units:
         batch //= 2
     if form.multiplied == "float32":
         batch = 1
-    unit = form.unit * (form.bits * mine * owned.sets + (16 if ready else 32) * rows) // 8
-    room = SHARED.get(target.level, 64 << 10) // 2
-    stages = max(2, min(5, room // (unit * batch)))
-    return Tiling(mine, batch, rows, WARPS, stages)
+    programs = max(1.0, owned.count / (mine * target.cores))
+    tile = form.unit * form.bits * mine * owned.sets // 8 * batch
+    stage = tile + form.unit * (2 if ready else 4) * rows * batch
+    room = SHARED.get(target.level, 64 << 10) // min(2, math.ceil(programs))
+    wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
+    return Tiling(mine, batch, rows, WARPS, max(2, min(wanted, room // stage + 1, 1 + -(-units // batch), 10)))
 
 
 def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:

@@ -1,18 +1,25 @@
 """What can be said of a kernel's speed from its machine code, as findings: each says what was found and why it is bad.
 
     examine(binary, traits, level) -> Examination         .findings is empty for a kernel that is as it should be
+    traits_of(draft, target, rows) -> Traits              what is expected of a launch for so many rows
+
+Only weights count as what a loop reads: activations come out of a cache. Only the programs that there are count as
+resident, so that a launch of one program for each multiprocessor must keep memory busy with one.
 
 Limits of an H200, which is the target that was thought through: 132 multiprocessors need 26 to 33 KB each in flight to
 read 4.8 TB/s at a latency of 0.7 to 0.9 us, and issue 33 T instructions a second, so that at 4.3 TB/s there is time
 for 15.6 instructions a weight of 16 bits, 7.8 of 8 bits and 4.1 of 4.
 """
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import Binary
 from llmc.codegen.triton.early_reads import early_reads
+from llmc.codegen.triton.kernel import Draft
 from llmc.codegen.triton.sass import Loop, Machine, bytes_in_flight, read_sass
 
 SHARED_OF_SM = {"sm_80": 164 << 10, "sm_89": 100 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
@@ -41,6 +48,28 @@ class Traits:
     constants: frozenset[int] = frozenset()
     """Places of the parameters that may be read before the wait of a dependent launch: weights and tables."""
     pdl: bool = False
+    round_bytes: int = 0
+    """Bytes of weights that a program reads in a round of its inner loop, through buffers in shared memory; 0 where
+    its loads of weights are those that are evicted first."""
+    rounds: int = 0
+    """Of that loop."""
+    stages: int = 0
+    """Of its pipeline: one more than the buffers."""
+    programs: float = float("inf")
+    """Of the launch, for each multiprocessor."""
+
+
+def traits_of(draft: Draft, target: Target, rows: int = 1) -> Traits:
+    """What is expected of the kernel of a launch, in a step of so many rows."""
+    text = draft.kernel
+    constants = frozenset(
+        place for place, ref in enumerate(text.refs) if ref.argument is not None and ref.argument.kind == "weight"
+    )
+    programs = math.prod(extent.at({"T": rows, "R": rows, "B": rows}) for extent in draft.grid) / target.cores
+    return Traits(
+        text.weight_bits, text.matrix_units, text.most_barriers, constants, text.pdl, text.round_bytes, text.rounds,
+        text.stages, programs,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +79,8 @@ class Examination:
     machine: Machine
     blocks_per_sm: int
     in_flight_per_sm: int
-    """Bytes; 0 where the kernel has no loop over memory."""
+    """Bytes of weights on their way while a launch waits for memory, on average; 0 where the kernel has no loop over
+    memory."""
     instructions_a_weight: float
     """In the inner loop; 0 where it reads no weights."""
     findings: tuple[str, ...]
@@ -61,15 +91,15 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     machine = read_sass(binary.code)
     loop = _inner(machine, traits)
     blocks = _blocks_per_sm(binary, machine, level)
-    in_flight = _in_flight(binary, machine, loop, blocks)
+    in_flight, all_at_once = _in_flight(binary, machine, traits, min(blocks, traits.programs))
     a_weight = 0.0
     if loop is not None and traits.weight_bits:
-        weights = sum(width for width in _wide(loop)) * 8 / traits.weight_bits
+        weights = _weight_bytes(loop, binary, traits, whole=not machine.loops) * 8 / traits.weight_bits
         a_weight = len(loop.body) / weights if weights else float("inf")
     findings = [
         *_of_the_kernel(binary, machine, level),
         *_of_the_barriers(machine, loop, traits),
-        *_of_the_loop(loop, traits, a_weight, in_flight),
+        *_of_the_loop(loop, traits, a_weight, NEEDED_IN_FLIGHT if all_at_once else in_flight),
         *_of_the_wait(binary, traits),
     ]
     return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
@@ -116,14 +146,25 @@ def _blocks_per_sm(binary: Binary, machine: Machine, level: str) -> int:
     )
 
 
-def _in_flight(binary: Binary, machine: Machine, loop: Loop | None, blocks: int) -> int:
-    if loop is None:
-        return 0
-    asynchronous = sum(item.width for item in loop.body if item.name == "LDGSTS") * binary.threads
-    if not asynchronous:
-        return bytes_in_flight(machine) * binary.threads * blocks
-    rounds = max(1, binary.shared // asynchronous - 1)  # buffers in shared memory but the one that is being read
-    return asynchronous * rounds * blocks
+def _weight_bytes(loop: Loop, binary: Binary, traits: Traits, *, whole: bool) -> float:
+    """Bytes of weights that a thread reads in a round of a loop, or in a kernel that has none."""
+    if traits.round_bytes:
+        return traits.round_bytes * (traits.rounds if whole else 1) / binary.threads
+    return sum(item.width for item in loop.body if item.name == "LDG" and ".EF" in item.op)
+
+
+def _in_flight(binary: Binary, machine: Machine, traits: Traits, resident: float) -> tuple[int, bool]:
+    """Bytes of weights that a multiprocessor has asked for, and whether that is all that its programs will read."""
+    if not traits.weight_bits:
+        return 0, True
+    if traits.round_bytes:
+        ahead = min(traits.rounds, max(1, traits.stages - 1))
+        if not machine.loops:
+            ahead = traits.rounds  # all loads stand before the first use
+        return int(traits.round_bytes * ahead * resident), ahead == traits.rounds and traits.programs <= resident
+    evicted = [item for item in machine.instructions if item.name != "LDG" or ".EF" in item.op]
+    waiting = bytes_in_flight(replace(machine, instructions=tuple(evicted)))
+    return int(waiting * binary.threads * resident), not machine.loops and traits.programs <= resident
 
 
 def _of_the_kernel(binary: Binary, machine: Machine, level: str) -> Iterator[str]:

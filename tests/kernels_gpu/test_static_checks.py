@@ -40,7 +40,8 @@ def _product(
         *(line for name, line in lines.items() if name not in order and name != "wait"),
         "total = first * given",
         f"for start in range(1024, {length}, 1024):",
-        f"    total += tl.load({w} + start + k).to(tl.float32) * tl.load({x} + start + k)",
+        f"    weight = tl.load({w} + start + k, eviction_policy='evict_first').to(tl.float32)",
+        f"    total += weight * tl.load({x} + start + k)",
         f"tl.store({y} + tl.program_id(0), tl.sum(total))",
     )
     return text
@@ -72,8 +73,20 @@ def test_conversions_in_a_loop_over_small_weights_are_found(cache: Path) -> None
 
 
 def test_too_little_in_flight_is_found(cache: Path) -> None:
-    examination = _findings(cache, _product("bf16"), weight_bits=16)
-    assert examination.in_flight_per_sm > 0 and 0 < examination.instructions_a_weight < 15
+    examination = _findings(cache, _product("bf16"), weight_bits=16, programs=1.0)
+    assert 0 < examination.in_flight_per_sm < 32 << 10 and 0 < examination.instructions_a_weight < 15
+    assert any("in flight on a multiprocessor" in finding for finding in examination.findings)
+
+
+def test_only_programs_that_there_are_have_something_in_flight(cache: Path) -> None:
+    one, two = (_findings(cache, _product("bf16"), weight_bits=16, programs=many) for many in (1.0, 2.0))
+    assert two.in_flight_per_sm == 2 * one.in_flight_per_sm and one.blocks_per_sm > 2
+
+
+def test_rounds_that_are_all_under_way_are_enough(cache: Path) -> None:
+    traits = {"weight_bits": 16, "round_bytes": 2048, "stages": 3, "programs": 1.0}
+    said = [_findings(cache, _product("bf16"), rounds=rounds, **traits).findings for rounds in (2, 32)]
+    assert [any("in flight" in finding for finding in findings) for findings in said] == [False, True]
 
 
 def test_a_loop_that_is_unrolled_is_examined_as_well(cache: Path) -> None:
