@@ -27,7 +27,7 @@ from llmc.codegen.select import Choice, Crossovers, M, choose_attention, choose_
 from llmc.codegen.target import Target
 from llmc.codegen.torch_host import computes_by_row
 from llmc.ir.model import Model
-from llmc.runtime.crossover import linear_key
+from llmc.runtime.crossover import experts_key, linear_key
 
 _TORCH_CALL, _TORCH_ROW = 30e-6, 15e-6
 """Seconds of a call of torch, and of each further row that it computes by itself: for one op on a core of a Zen 4."""
@@ -66,7 +66,7 @@ def describe(
                 shape=_shape(region),
                 fused=tuple(_fused(region)),
                 line=lines.get(function, 0),
-                tuned_as=linear_key(region.n, region.k, region.format) if isinstance(region, Linear) else "",
+                tuned_as=_tuned_as(region),
                 variants=uses,
             )
             cost = region_cost(nodes_of(region, nodes), model)
@@ -150,6 +150,16 @@ def _choices(region: Region, nodes: dict[str, fx.Node], target: Target, table: C
             target,
         )
     return []
+
+
+def _tuned_as(region: Region) -> str:
+    if isinstance(region, Linear):
+        return linear_key(region.n, region.k, region.format)
+    if isinstance(region, Experts):
+        attrs = region.attrs
+        experts, width = int(str(attrs["experts"])), int(str(attrs["width"])) * (2 if attrs["gated"] else 1)
+        return experts_key(experts, width, region.source.elements, str(attrs["up_format"]))
+    return ""
 
 
 def _kind(region: Region) -> str:

@@ -95,7 +95,9 @@ class KernelRecord:
     variants: tuple[VariantUse, ...]
 
     def with_crossovers(self, crossover: Crossover) -> "KernelRecord":
-        """The same linear with its variants used from other numbers of rows on."""
+        """The same with its variants used from other numbers of rows on, if they are listed."""
+        if not self.variants:
+            return self
         used = {use.variant for use in self.variants}
         reasons = {name: reason for use in self.variants for name, reason in use.others if name not in used}
         known = {*used, *reasons}

@@ -52,3 +52,10 @@ def read_crossover(field: Field) -> Crossover:
 def linear_key(n: int, k: int, format: str) -> str:
     """The name of a linear [n, k] in tables of crossovers."""
     return f"{n}x{k}:{format}"
+
+
+def experts_key(experts: int, n: int, k: int, format: str) -> str:
+    """The name of a mixture of experts whose first weights are [n, k] each. Its flat variant computes the experts of
+    each token by themselves, its gemm variant each expert for all of its tokens.
+    """
+    return f"{experts}x{n}x{k}:{format}"

@@ -22,7 +22,8 @@ class Context:
     block_size: int
     vocabulary: int
     workspaces: dict[str, Workspace] = field(default_factory=dict)
-    _crossovers: dict[tuple[int, int, str], Crossover] = field(default_factory=dict)
+    chosen: dict[str, Crossover] = field(default_factory=dict)
+    """All crossovers that were asked for, by the names of linears."""
     bounded: frozenset[int] = frozenset()
     """Layers whose attention needs no running maximum (see `llmc.codegen.triton.score_bounds`)."""
     _passed: dict[str, Buffer] = field(default_factory=dict)
@@ -36,15 +37,14 @@ class Context:
 
     def crossover(self, n: int, k: int, format: str) -> Crossover:
         """From how many rows on the variants of a linear serve; predicted once for all of one shape."""
-        key = (n, k, format)
-        if key not in self._crossovers:
-            self._crossovers[key] = self.crossovers.get(n, k, format, self.target)
-        return self._crossovers[key]
+        key = linear_key(n, k, format)
+        if key not in self.chosen:
+            self.chosen[key] = self.crossovers.get(n, k, format, self.target)
+        return self.chosen[key]
 
-    @property
-    def chosen(self) -> dict[str, Crossover]:
-        """All crossovers that were asked for, by the names of linears."""
-        return {linear_key(*key): crossover for key, crossover in self._crossovers.items()}
+    def estimated(self, key: str, default: Crossover) -> Crossover:
+        """The crossovers of something else that has variants, for which there is no prediction."""
+        return self.chosen.setdefault(key, self.crossovers.linear.get(key, default))
 
     def workspace(self, name: str, bytes: int, bytes_per_token: int = 0, *, bytes_per_sequence: int = 0) -> str:
         """A zeroed workspace of at least so many bytes that outlives steps; equal names share the largest."""

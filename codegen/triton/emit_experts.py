@@ -4,19 +4,24 @@ A program multiplies some rows of one expert by the activations of a tile of its
 few, otherwise of many, sorted by expert on the device. Sums have the order of a token's slots, whatever the tiles.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmc.codegen.layout import Buffer, View
 from llmc.codegen.regions import Experts
 from llmc.codegen.triton.context import Context
+from llmc.codegen.triton.emit_linear import choose
 from llmc.codegen.triton.kernel import Draft, KernelText, rows_of
 from llmc.codegen.triton.linear_formats import FORMS
 from llmc.codegen.triton.linear_operands import Tile, Weights
 from llmc.ir.packed_layout import TILE, tile_count
-from llmc.runtime.cuda.plan import ONE, Extent, When
+from llmc.runtime.crossover import Crossover, experts_key
+from llmc.runtime.cuda.plan import ONE, Candidate, Extent, When
 
 FEW = 16
-"""Tokens up to which each slot is a tile: their experts are mostly different ones."""
+"""Tokens up to which each slot is a tile, unless it was measured: their experts are mostly different ones."""
+ESTIMATED = Crossover(1, FEW + 1, "estimated: the experts of few tokens are mostly different ones")
+MANY_FROM = 2
+"""The fewest tokens that may be sorted by expert."""
 _SORTED = 1024
 """Slots that a program of the sort looks at at once."""
 _SUMMED = 512
@@ -88,17 +93,21 @@ class _Mixture:
 
     def drafts(self) -> list[Draft]:
         symbol = rows_of(self.region.domain)
-        few, many = When(symbol, most=FEW), When(symbol, least=FEW + 1)
-        each = Extent(symbol, times=self.chosen)
+        each, every = Extent(symbol, times=self.chosen), When(symbol)
         products = (self.up, self.down)
-        drafts = [self._product(product, _alone(product), each, few) for product in products]
-        if symbol:
-            tilings = [_together(product) for product in products]
-            drafts.append(self._sort(many))
-            for product, tiling in zip(products, tilings, strict=True):
-                tiles = Extent(symbol, per=tiling.slots, times=self.chosen, more=self.experts)
-                drafts.append(self._product(product, tiling, tiles, many))
-        return [*drafts, self._sums(When(symbol))]
+        alone = [self._product(product, _alone(product), each, every) for product in products]
+        if not symbol:
+            return [*alone, self._sums(every)]
+        together = [self._sort(every)]
+        for product in products:
+            tiling = _together(product)
+            tiles = Extent(symbol, per=tiling.slots, times=self.chosen, more=self.experts)
+            together.append(self._product(product, tiling, tiles, every))
+        key = experts_key(self.experts, self.up.rows, self.up.k, self.up.format)
+        few, many = Candidate(key, "flat", 1, None), Candidate(key, "gemm", MANY_FROM, None)
+        drafts = [replace(draft, candidate=few) for draft in alone]
+        drafts += [replace(draft, candidate=many) for draft in together]
+        return [*choose(drafts, self.context.estimated(key, ESTIMATED)), self._sums(every)]
 
     def _kernel(self, kind: str, comment: str, warps: int) -> KernelText:
         kernel = KernelText(kind, comment, warps=warps, stages=3, pdl=self.context.pdl)

@@ -2,10 +2,11 @@
 
 All launches of one variant of one linear are recorded one after another and replayed, on the weights of all layers, and
 on copies of these where they are few: what the chip's caches hold of one weight is gone when its turn comes again.
+Mixtures of experts are measured in whole steps.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -142,24 +143,44 @@ def _timed(device: Timed, graphs: Mapping[str, Graph], repetitions: int) -> dict
 def _variants(
     plan: Plan, linear: str, rows: int, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, list[Launch | Product]]]:
-    """The variants of a linear that take so many rows, with their launches in all layers that have them in the step."""
-    launches = [each for each in plan.launches if each.candidate is not None and each.candidate.linear == linear]
+    """The variants of a linear that take so many rows, with their launches in all layers that have them in the step, or
+    with whole steps where those cannot be by themselves.
+    """
+    others = {place: each for place, each in enumerate(plan.launches) if _variant(each, linear) is None}
     for variant in VARIANTS:
-        mine = [launch for launch in launches if launch.candidate is not None and launch.candidate.variant == variant]
-        if all(launch.when.most == 0 for launch in mine):
+        mine = {place: each for place, each in enumerate(plan.launches) if _variant(each, linear) == variant}
+        if all(launch.when.most == 0 for launch in mine.values()):
             continue  # there is no such variant, or it cannot run here
-        able = [
-            replace(launch, when=ALWAYS)
-            for launch in mine
+        able = {
+            place: replace(launch, when=ALWAYS)
+            for place, launch in mine.items()
             if sizes[launch.when.symbol] == rows and _takes(launch.candidate, rows)
-        ]
+        }
         if able:
-            yield variant, able
+            chosen = {**others, **able} if _reads_indices(plan, able.values()) else able
+            yield variant, [chosen[place] for place in sorted(chosen)]
+
+
+def _variant(launch: Launch | Product, linear: str) -> str | None:
+    """The variant of a linear that a launch belongs to."""
+    candidate = launch.candidate
+    return candidate.variant if candidate is not None and candidate.linear == linear else None
 
 
 def _takes(candidate: Candidate | None, rows: int) -> bool:
     assert candidate is not None, "it belongs to a variant"
     return candidate.least <= rows and (candidate.most is None or rows <= candidate.most)
+
+
+def _reads_indices(plan: Plan, launches: Iterable[Launch | Product]) -> bool:
+    """Whether launches read indices from the arena, where something else may lie by the end of a step."""
+    types = {kernel.name: [type for _, type in kernel.parameters] for kernel in plan.kernels}
+    return any(
+        argument.kind == "arena" and type == "*i64"
+        for launch in launches
+        if isinstance(launch, Launch)
+        for argument, type in zip(launch.arguments, types[launch.kernel], strict=True)
+    )
 
 
 def _candidates(plan: Plan) -> list[Candidate]:

@@ -1,9 +1,11 @@
 """Tuning of GPU programs without a GPU: by a clock that is made up, on kernels that the interpreter runs."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,6 +46,7 @@ class Clocked(InterpretedDevice):
         self._computes = computes
         self._seconds = seconds
         self.clock = 0.0
+        self.ticks: Counter[str] = Counter()
         self.read: list[tuple[str, int, int]] = []
 
     def launch(self, kernel: Kernel, grid: Grid, arguments: list[Place | int], pdl: bool) -> None:
@@ -52,6 +55,7 @@ class Clocked(InterpretedDevice):
 
         def tick() -> None:
             self.clock += self._seconds(kernel.name, grid[0])
+            self.ticks[kernel.name] += 1
             if kernel.name.startswith("logits"):
                 table = arguments[2]
                 assert isinstance(table, Place)
@@ -87,8 +91,9 @@ def made_up(flat: int, gemm: int) -> Seconds:
     def seconds(kernel: str, rows: int) -> float:
         faster = {"gemv": 1, "flat": flat, "gemm": gemm}
         order = [name for name, start in faster.items() if start <= rows]
-        found = variant.get(kernel, "")
-        return 1.0 if found not in order else 1e-3 / (1 + order.index(found))
+        if kernel not in variant:
+            return 1e-6
+        return 1.0 if variant[kernel] not in order else 1e-3 / (1 + order.index(variant[kernel]))
 
     return seconds
 
@@ -128,6 +133,20 @@ def test_copies_of_the_weights_take_turns_and_the_program_keeps_its_own() -> Non
     reads = [place for name, *place in device.read if name == "logits_1"]
     assert len(set(map(tuple, reads))) == 3
     assert reads == reads[:3] * (len(reads) // 3), "each replay reads one after another"
+
+
+def test_launches_that_read_indices_of_the_step_are_measured_in_whole_steps() -> None:
+    """Between steps other values may lie where the indices were."""
+    kernels = [
+        dataclasses.replace(kernel, parameters=tuple((name, "*i64" if name == "sums" else type) for name, type in
+                                                     kernel.parameters)) if "logits" in kernel.name else kernel
+        for kernel in VARIANTS.kernels
+    ]  # fmt: skip
+    whole, alone = Clocked(made_up(2, 9), computes=False), Clocked(made_up(2, 9), computes=False)
+    for device, plan in ((whole, dataclasses.replace(VARIANTS, kernels=tuple(kernels))), (alone, VARIANTS)):
+        assert tuned(GpuProgram(plan, device, weights())).crossovers == {LINEAR: Crossover(2, 9, SOURCE)}
+    assert whole.ticks["sum_0"] == len(whole.read), "each reading of the table is one of a step"
+    assert alone.ticks["sum_0"] == len(ROWS)
 
 
 @pytest.mark.parametrize(
