@@ -178,6 +178,15 @@ def test_numbers_win_over_nan_and_positive_zero_over_negative(name: str, kind: t
     assert np.signbit(evaluate(f"min.{name}", zeros.view(bits), zeros[::-1].copy().view(bits)).view(kind)).all()
 
 
+def test_magnitudes_with_the_sign_of_the_product() -> None:
+    numbers = SPECIAL[~np.isnan(SPECIAL)]
+    a, b = (one.reshape(-1).copy() for one in np.meshgrid(numbers, numbers))
+    for opcode, function in (("min", np.minimum), ("max", np.maximum)):
+        found = evaluate(f"{opcode}.xorsign.abs.f32", a.view(np.uint32), b.view(np.uint32)).view(np.float32)
+        wanted = np.copysign(function(np.abs(a), np.abs(b)), np.where(np.signbit(a) ^ np.signbit(b), -1, 1))
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.astype(np.float32).view(np.uint32))
+
+
 def test_nan_wins_where_it_is_asked_to() -> None:
     a, b = (one.reshape(-1).copy() for one in np.meshgrid(SPECIAL, SPECIAL))
     for opcode, function in (("min", np.minimum), ("max", np.maximum)):

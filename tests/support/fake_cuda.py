@@ -1,10 +1,10 @@
 """A driver and a cuBLAS without a GPU (see fake_libcuda.cpp, fake_libcublas.cpp), and what has happened in them."""
 
 import ctypes
-import sys
 from pathlib import Path
 
 import pytest
+from support.cuda_headers import cuda_headers, include_flags
 from support.native import compile_native
 from support.tiny_gpu_program import PLAN
 
@@ -23,15 +23,11 @@ def library(*macros: str) -> ctypes.CDLL:
 
     Skips the test where there is no cuda.h.
     """
-    triton = pytest.importorskip("triton")
-    include = Path(triton.__file__).parent / "backends/nvidia/include"
-    if not (include / "cuda.h").exists():
-        pytest.skip("this Triton ships no cuda.h")
-    wheels = [Path(folder, "nvidia/cu13/include") for folder in sys.path]
-    headers = [*(wheel for wheel in wheels if (wheel / "cublas_api.h").exists()), include]
+    if not cuda_headers():
+        pytest.skip("no cuda.h: Triton ships it")
     sources = [Path(__file__).parent / name for name in ("fake_libcuda.cpp", "fake_kernels.cpp", "fake_libcublas.cpp")]
-    flags = [flag for folder in headers for flag in ("-isystem", str(folder))]
-    return compile_native(sources, isa="portable", flags=[*flags, "-O0", *(f"-D{macro}" for macro in macros)])
+    flags = [*include_flags(), "-O0", *(f"-D{macro}" for macro in macros)]
+    return compile_native(sources, isa="portable", flags=flags)
 
 
 def driver(*macros: str) -> Driver:

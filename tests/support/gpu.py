@@ -1,14 +1,18 @@
 """Programs on this machine's GPU, for tests and benchmarks."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 import llmc
+from llmc.codegen.triton.compile import Binary
 from llmc.errors import MissingTool
 from llmc.ir.weights import evaluate_each
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import Driver, Gpu
+from llmc.runtime.cuda.open_session import cublas_for
 from llmc.runtime.cuda.program import GpuProgram
 
 TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100")
@@ -36,15 +40,33 @@ def target_of(gpu: Gpu) -> str:
 def on_gpu(module: torch.nn.Module, **options: object) -> GpuProgram:
     """The program of a module, compiled here and loaded on the GPU."""
     driver, gpu = find_gpu()
-    target = target_of(gpu)
+
+    def machine_code(binary: Binary) -> Image:
+        return Image(binary.code, binary.symbol, binary.shared, binary.threads)
+
+    return compiled(module, target_of(gpu), driver, machine_code, **options)
+
+
+def compiled(
+    module: torch.nn.Module,
+    target: str,
+    driver: Driver,
+    image: Callable[[Binary], Image],
+    *,
+    cublas: str = "",
+    **options: object,
+) -> GpuProgram:
+    """The program of a module for a target on the first GPU of a driver, which is given images of its kernels.
+
+    cublas: the library of products (see `find_cublas`).
+    """
     build = llmc.compile(module, target=target, prove=False, **options)._build
     assert build is not None and build.gpu is not None
-    images = {
-        name: Image(binary.code, binary.symbol, binary.shared, binary.threads)
-        for name, binary in build.gpu.compile(target).items()
-    }
+    images = {name: image(binary) for name, binary in build.gpu.compile(target).items()}
     weights = {name: plain(value) for name, value in evaluate_each(build.model.weights)}
-    return GpuProgram(build.gpu.sources[target].plan, CudaDevice(driver, gpu, images), weights)
+    plan = build.gpu.sources[target].plan
+    device = CudaDevice(driver, driver.gpus()[0], images, cublas_for(plan, driver, cublas))
+    return GpuProgram(plan, device, weights)
 
 
 def plain(value: torch.Tensor) -> np.ndarray:

@@ -4,10 +4,11 @@ import ctypes
 import functools
 from pathlib import Path
 
+from support.cuda_headers import include_flags
 from support.native import Isa, compile_native, runs_here
 
 FOLDER = Path(__file__).parent / "software_gpu"
-FLAGS = ("-fno-strict-aliasing", "-Wno-restrict")
+FLAGS = ("-fno-strict-aliasing", "-Wno-restrict", *include_flags())
 """Registers are read as integers and as floats; GCC 12 warns of its own strings."""
 
 

@@ -62,6 +62,11 @@ T or_nan(T a, T b, T chosen) {
     return a != a || b != b ? not_a_number<T>() : chosen;
 }
 
+float with_both_signs(float a, float b, float (*chosen)(float, float)) {
+    uint32_t sign = (std::bit_cast<uint32_t>(a) ^ std::bit_cast<uint32_t>(b)) & 0x80000000;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(chosen(std::fabs(a), std::fabs(b))) | sign);
+}
+
 // Divisors beyond 2^126 make div.approx give zero.
 float approximate_quotient(float a, float b) {
     float size = std::fabs(b);
@@ -81,6 +86,10 @@ Found find_f32(const Opcode& o) {
     if (o.only({"ftz", "NaN"}) && o.has("NaN")) {
         if (name == "min") return binary(o, [](float a, float b) { return or_nan(a, b, least(a, b)); });
         if (name == "max") return binary(o, [](float a, float b) { return or_nan(a, b, greatest(a, b)); });
+    }
+    if (o.only({"xorsign", "abs"}) && o.parts.size() == 3) {  // of the magnitudes, with the product's sign
+        if (name == "min") return binary(o, [](float a, float b) { return with_both_signs(a, b, least<float>); });
+        if (name == "max") return binary(o, [](float a, float b) { return with_both_signs(a, b, greatest<float>); });
     }
     if (o.only({"ftz", "approx"}) && o.has("approx")) {
         if (name == "ex2") return unary(o, [](float x) { return std::exp2(x); });
