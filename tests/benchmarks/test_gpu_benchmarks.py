@@ -1,12 +1,20 @@
 """What of the benchmarks on a GPU runs without one: that they import, their models, and what they compare with."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from benchmarks import gpu_attention, gpu_end_to_end, gpu_limits, gpu_linears, gpu_models
+from support.gpu import plain
+from support.interpreted_device import InterpretedDevice
 from support.sparse_llama import LLAMA_1B
 
+import llmc
+from llmc.ir.weights import evaluate_each
+from llmc.runtime.cuda.device import Grid, Place
+from llmc.runtime.cuda.plan import Kernel, Product
+from llmc.runtime.cuda.program import GpuProgram
 from llmc.zoo.oracle import logits_of
 
 TINY = dataclasses.replace(LLAMA_1B, layers=2, width=64, inner=96, heads=4, key_heads=2, head=16, vocabulary=200)
@@ -46,3 +54,33 @@ def test_the_attention_that_is_compared_with_has_the_shapes_of_the_model() -> No
     found = gpu_attention.sdpa(queries[0].float(), keys[0].float(), values[0].float())
     weights = (queries[0].float() @ keys[0].float().repeat_interleave(2, 1).mT / 4).softmax(-1)
     torch.testing.assert_close(found, weights @ values[0].float().repeat_interleave(2, 1))
+
+
+class _Still(InterpretedDevice):
+    """A device that does nothing, 16 microseconds at a time."""
+
+    def launch(self, kernel: Kernel, grid: Grid, arguments: Sequence[Place | int], pdl: bool) -> None:
+        pass
+
+    def multiply(self, product: Product, rows: int, weight: Place, inputs: Place, sums: Place) -> None:
+        self.products[product.name] = self.products.get(product.name, 0) + 1
+
+    def measure(self, work: Callable[[], None]) -> float:
+        work()
+        return 16e-6
+
+
+def test_linears_of_many_rows_are_shown_beside_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_linears, "ROWS", (64, 70))
+    build = llmc.compile(gpu_models.random_llama("tiny"), target="sm_90", prove=False)._build
+    source = build.gpu.sources["sm_90"]
+    weights = {name: plain(value) for name, value in evaluate_each(build.model.weights)}
+    device = _Still(source.text, multiplies=True)
+    lines = gpu_linears.prompts(GpuProgram(source.plan, device, weights), device)  # type: ignore[arg-type]
+    (down,) = (line for line in lines if "64x96:bf16" in line and " 70 rows" in line)
+    gemm, own, _, own_rate, _, library, product, _, rate, _ = down.split("rows")[1].split()
+    assert (gemm, library, own, own_rate) == ("gemm", "library", product, rate), "the clock is the same for both"
+    assert float(rate) == pytest.approx(2 * 64 * 96 * 70 / (float(own) * 1e-6) / 1e12, rel=0.1) and float(rate) > 0
+    few = [line for line in lines if " 64 rows" in line]
+    assert all("gemm" in line for line in lines) and all("flat" in line for line in few) and len(few) == len(lines) / 2
+    assert device.products["product_64x128_bf16"] > 0, "columns are filled up"
