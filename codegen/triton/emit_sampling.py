@@ -189,6 +189,8 @@ class _Choice:
     def _take(self, indent: str) -> None:
         """The lines that take `token`, and set out the next step of a sequence that goes on."""
         step, block_size = self.step, self.context.block_size
+        # Each warp loads what one of them changes.
+        barrier = "tl.debug_barrier()"
         lines = [
             f"end = tl.load({step('ends')} + row * {MOST_ENDS} + tl.arange(0, {MOST_ENDS}))",
             "left = tl.where(tl.sum((end == token).to(tl.int32)) > 0, 0, left - 1)",
@@ -200,13 +202,16 @@ class _Choice:
             f"    tl.store({step('ranked')} + place * {MAX_LOGPROBS + 1}, its_rank)",
             "if penalty != 1.0:",
             "    word = tl.load(seen_row + token // 64)",
+            f"    {barrier}",
             "    tl.store(seen_row + token // 64, word | (tl.full([], 1, tl.int64) << (token % 64)))",
             "if left > 0:",
             f"    position = tl.load({step('positions')} + row) + 1",
             f"    block = tl.load({step('blocks')} + row * {self.text.size('M')} + position // {block_size})",
+            f"    length = tl.load({step('lengths')} + row) + 1",
+            f"    {barrier}",
             f"    tl.store({step('tokens')} + row, token)",
             f"    tl.store({step('positions')} + row, position)",
-            f"    tl.store({step('lengths')} + row, tl.load({step('lengths')} + row) + 1)",
+            f"    tl.store({step('lengths')} + row, length)",
             f"    tl.store({step('slots')} + row, block * {block_size} + position % {block_size})",
         ]
         self.add(*(indent + line for line in lines))

@@ -36,7 +36,7 @@ bool launch(const Module& module, const Launch& launch, Memory& memory, std::str
         return refuse(std::to_string(launch.dynamic_shared) + " bytes of shared memory");
     for (auto& table : module.tables) memory.add(reinterpret_cast<uint64_t>(table.content.get()), table.bytes);
     memory.begin_launch(blocks);
-    Ordering ordering;
+    Ordering ordering(memory.last_number());
     std::vector<uint32_t> order(blocks);
     for (uint32_t i = 0; i < blocks; i++) order[i] = i;
     Random random{launch.seed};

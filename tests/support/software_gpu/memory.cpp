@@ -36,7 +36,6 @@ void Memory::begin_launch(uint64_t blocks) {
 bool Accesses::ordered(uint64_t mark, unsigned warp) const {
     uint64_t by = Mark::block(mark);
     if (by < memory.first_block) return waited || by < memory.earlier_block;
-    if (by == memory.last_number()) return false;  // several blocks: no one order of all is known
     if (by == block) return Mark::warp(mark) == warp || Mark::epoch(mark) < epoch;
     for (auto& one : acquired) {
         if (Mark::warp(one.by) != warp && Mark::epoch(one.by) >= epoch) continue;
@@ -51,6 +50,8 @@ bool Accesses::ordered(uint64_t mark, unsigned warp) const {
 }
 
 const char* Accesses::problem(uint64_t mark, unsigned warp, const char* within, const char* between) const {
+    for (; ordering.is_list(mark); mark = ordering.first_of(mark).next)
+        if (const char* wrong = problem(ordering.first_of(mark).mark, warp, within, between)) return wrong;
     if (ordered(mark, warp)) return nullptr;
     if (Mark::block(mark) < memory.first_block) return too_early;
     return Mark::block(mark) == block ? within : between;
@@ -66,14 +67,28 @@ const char* Accesses::note_read(Range& range, uint64_t offset, uint64_t bytes, u
                     writers[i], warp, "another warp has written it without a barrier between",
                     "another block of the launch has written it"))
                 return wrong;
+    uint64_t before = 0, after = own;  // mostly they are all the same
     for (uint64_t i = 0; i < bytes; i++) {
-        uint64_t before = readers[i];
-        if (before == own) continue;
-        if (before < first || (Mark::block(before) == block && Mark::epoch(before) < epoch)) readers[i] = own;
-        else if (Mark::block(before) == block) readers[i] = Mark::of(block, epoch, Mark::several_warps);
-        else readers[i] = Mark::of(memory.last_number(), 0, 0);
+        if (readers[i] != before) {
+            before = readers[i];
+            after = before < first ? own : with_reader(before, own);
+        }
+        readers[i] = after;
     }
     return nullptr;
+}
+
+// The mark of who read a byte before and of who reads it now.
+uint64_t Accesses::with_reader(uint64_t before, uint64_t own) {
+    if (Mark::block(before) == block) {
+        if (Mark::epoch(before) < epoch) return own;
+        return Mark::warp(before) == Mark::warp(own) ? before : Mark::of(block, epoch, Mark::several_warps);
+    }
+    if (!ordering.is_list(before) || Mark::block(ordering.first_of(before).mark) != block)
+        return ordering.link(own, before);
+    Ordering::Link here = ordering.first_of(before);
+    uint64_t both = with_reader(here.mark, own);
+    return both == here.mark ? before : ordering.link(both, here.next);
 }
 
 const char* Accesses::note_write(Range& range, uint64_t offset, uint64_t bytes, unsigned warp) {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace software_gpu {
@@ -50,7 +51,7 @@ public:
     // The blocks of a launch have the numbers from `first_block` on, those of the one before from `earlier_block` on.
     void begin_launch(uint64_t blocks);
     uint64_t first_block = 1, earlier_block = 1;
-    uint64_t last_number() const { return next_block - 1; }  // of the launch: no block's, it stands for several
+    uint64_t last_number() const { return next_block - 1; }  // of the launch: no block's, see `Ordering::link`
 
     const bool notes_accesses;
 
@@ -59,9 +60,24 @@ private:
     uint64_t next_block = 1;
 };
 
-// What blocks know of each other through atomic operations that release and acquire.
+// What blocks of a launch know of each other through atomic operations that release and acquire, and lists of marks,
+// where several blocks have read a byte.
 class Ordering {
 public:
+    explicit Ordering(uint64_t list_number) : list_number(list_number) {}
+
+    struct Link {
+        uint64_t mark, next;  // the next is a mark again, or a list
+    };
+    bool is_list(uint64_t mark) const { return Mark::block(mark) == list_number; }
+    const Link& first_of(uint64_t list) const { return links[uint32_t(list)]; }
+    // The list that begins with a mark; the same for the same.
+    uint64_t link(uint64_t mark, uint64_t next) {
+        auto [place, added] = known.try_emplace({mark, next}, list_number << 32 | links.size());
+        if (added) links.push_back({mark, next});
+        return place->second;
+    }
+
     void release(uint64_t address, uint64_t mark) { released[address].push_back(mark); }
     // What had been released at an address when it was acquired there.
     std::vector<uint64_t> at(uint64_t address) const {
@@ -70,7 +86,10 @@ public:
     }
 
 private:
+    const uint64_t list_number;  // in place of a block's
     std::map<uint64_t, std::vector<uint64_t>> released;
+    std::vector<Link> links;
+    std::map<std::pair<uint64_t, uint64_t>, uint64_t> known;
 };
 
 // The accesses of one block. What they say is wrong with an access, or null.
@@ -116,6 +135,7 @@ private:
     const char* note_write(Range& range, uint64_t offset, uint64_t bytes, unsigned warp);
     // Whether an access by `mark` is certain to have happened before one of a warp of this block now.
     bool ordered(uint64_t mark, unsigned warp) const;
+    uint64_t with_reader(uint64_t before, uint64_t own);
     const char* problem(uint64_t mark, unsigned warp, const char* within, const char* between) const;
 };
 
