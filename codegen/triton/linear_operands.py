@@ -49,8 +49,8 @@ class Tile:
 
     @property
     def spread(self) -> str:
-        """What makes one number for each row of each unit broadcast to a tensor of three axes, the units' included."""
-        return "[:, :, None]" if self.batch > 1 else "[:, None]"
+        """What gives one number for each row of each unit another axis, of columns."""
+        return "[:, :, None]" if self.batch > 1 or self.joined > 1 else "[:, None]"
 
     @property
     def last(self) -> str:
@@ -113,8 +113,9 @@ class Weights:
             if part not in self.names or not form.strips:
                 continue
             if tile.joined > 1:
-                terms = [f"(unit * {tile.joined * self.padded}){tile.unit()}", f"{row}{tile.row()}"]
-                terms.append(f"(tl.arange(0, {tile.joined}) * {self.padded}){tile.last}")
+                terms = [f"{row}{tile.row()}", f"(tl.arange(0, {tile.joined}) * {self.padded}){tile.last}"]
+                if tile.batch > 1:
+                    terms.insert(0, f"(unit * {tile.joined * self.padded}){tile.unit()}")
             else:
                 terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
                 terms.append(row + tile.row(2))
@@ -157,13 +158,21 @@ class Weights:
     def read(self, at: str, known: str, pad: str) -> None:
         """Add lines that set `weight_<set>_<piece>` and, of forms with groups, `scale_<set>_<piece>`.
 
-        at: the number of the first unit of the batch.
+        at: the number of the first unit of the batch. known: a condition on units; where units are joined, their
+        first, of which not all may be there.
         """
         form, s, add = self.form, self.number, self.kernel.add
-        self.load(at, f"{known}{self.tile.unit()}" if known else "", pad)
+        whole = grouped = ""
+        if known and self.tile.joined > 1:
+            units = [f"{known} + tl.arange(0, {size})" for size in (self.plane * self.tile.joined, self.tile.joined)]
+            whole = f"({units[0]} // {self.plane} < {form.units(self.k)})[None, :]"
+            grouped = f"({units[1]} < {form.units(self.k)})[None, :]"
+        elif known:
+            whole, grouped = f"{known}{self.tile.unit()}", f"{known}{self.tile.unit(2)}"
+        self.load(at, whole, pad)
         if not form.strips:
             return
-        words = self.words(at, f"{known}{self.tile.unit(2)}" if known else "")
+        words = self.words(at, grouped)
         half = self.kernel.call("weights", "half_of")
         spread = self.tile.spread
         for part in ("scales", "mins"):
@@ -207,7 +216,7 @@ class Weights:
             zero = self.kernel.call("weights", "shifted_zero")
             add(f"{pad}packed = {words['zeros']}.to(tl.int32)")
             texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
-            zeros = [f"tl.broadcast_to({text}{spread}, ({shape}))" for text in texts]
+            zeros = [self._wide(f"{text}{spread}", form.group // 2) for text in texts]
         unpack = self.kernel.call(self.library, "nibbles_as_integers")
         add(f"{pad}{self._levels} = {unpack}(bytes_{s}_0, {zeros[0]}, {zeros[1]})")
 
@@ -232,12 +241,32 @@ class Weights:
         unpack = self.kernel.call(self.library, "nibbles_above_128")
         self.kernel.add(f"{pad}{self._levels} = {unpack}(bytes_{self.number}_0)")
 
-    def multiply(self, number: int, x: str, pad: str) -> None:
-        """Add lines that add the products of a piece with `x` to `sum_<set>`."""
+    def scale(self, pad: str) -> None:
+        """Add lines that multiply weights that were read by the scales of their groups, rounded once."""
+        s, add = self.number, self.kernel.add
+        function = self.kernel.call(self.library, "scaled")
+        for group in range(self.form.groups):
+            name = f"scales_{s}_{group}"
+            add(f"{pad}scale_{s}_{group} = {name}.to(tl.bfloat16)")
+            add(f"{pad}rest_{s}_{group} = ({name} - scale_{s}_{group}.to(tl.float32)).to(tl.bfloat16)")
+        for number, piece in enumerate(self.pieces):
+            group = piece.offset // self.form.group
+            parts = [self._wide(f"{part}_{s}_{group}", piece.columns) for part in ("scale", "rest")]
+            add(f"{pad}weight_{s}_{number} = {function}(weight_{s}_{number}, {', '.join(parts)})")
+
+    def _wide(self, number: str, columns: int) -> str:
+        """A number for each row of each unit, with an axis of one column, for columns of a piece."""
+        joined, rows = self.tile.joined, self.tile.rows
+        if joined == 1:
+            return f"tl.broadcast_to({number}, ({self.tile.shape(columns)}))"
+        return f"tl.reshape(tl.broadcast_to({number}, ({rows}, {joined}, {columns})), ({rows}, {joined * columns}))"
+
+    def multiply(self, number: int, x: str, pad: str, *, scaled: bool = False) -> None:
+        """Add lines that add the products of a piece with `x` to `sum_<set>`; scaled: whether weights are."""
         form, s = self.form, self.number
         exact = ', input_precision="ieee"' if form.multiplied == "float32" else ""
         weight, piece = f"weight_{s}_{number}", self.pieces[number]
-        if not form.group:
+        if scaled or not form.group:
             self.kernel.add(f"{pad}sum_{s} = tl.dot({weight}, {x}, sum_{s}{exact})")
             return
         first, group = piece.offset % form.group == 0, piece.offset // form.group

@@ -19,6 +19,10 @@ from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_source import At, Source
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
+FEW = 16
+"""Rows up to which sums are scaled for each group; for more it is the weights, which then are rounded once more."""
+MANY = 32
+"""Rows up to which it is the reading of weights that takes time; for more it is their products."""
 SQUARED = 8
 """Rows up to which squares are added up beside the products: each row's take registers."""
 
@@ -37,6 +41,8 @@ class Tiling:
     stages: int
     blocks: bool = False
     """Whether there may be more rows than one program takes."""
+    joined: int = 1
+    """Units of columns side by side, where `batch` is 1."""
 
 
 def emit_tiles(
@@ -70,21 +76,25 @@ class _Tiles:
     ) -> None:
         self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
         self.rounded, self.raw = rounded, raw
-        few = 0 if tiling.blocks else form.bits  # with more rows it is not the reading of weights that takes time
+        few = form.bits if tiling.rows <= MANY and not tiling.blocks else 0
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
             weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
         )  # fmt: skip
-        self.tile = Tile(tiling.batch, tiling.owned)
+        self.merged = rounded is not None and owned.sets == 2
+        sets = 1 if self.merged else owned.sets
+        self.tile = Tile(tiling.batch, tiling.owned * owned.sets // sets, tiling.joined)
+        self.scaled = rounded is not None and tiling.rows > FEW and form.group > 0 and "mins" not in form.parts
+        self.step = tiling.batch * tiling.joined
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit
         self.source = Source(region.source, region.k, form.multiplied == "float16" or tiling.rows > SQUARED)
         self.units = form.units(region.k)
-        self.ragged = self.units % tiling.batch != 0
-        names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(owned.sets)]
+        self.ragged = self.units % self.step != 0
+        names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(sets)]
         self.weights = [Weights(*name, plain=context.target.kind != "cuda") for name in names]
         self.pieces = self.weights[0].pieces
-        self.kernel.round_bytes = form.unit_bytes * tiling.batch * tiling.owned * owned.sets
-        self.kernel.rounds = -(-self.units // tiling.batch)
+        self.kernel.round_bytes = form.unit_bytes * self.step * tiling.owned * owned.sets
+        self.kernel.rounds = -(-self.units // self.step)
 
     def draft(self, when: When) -> Draft:
         kernel, tiling = self.kernel, self.tiling
@@ -96,11 +106,11 @@ class _Tiles:
         mine = self.source.squares and self.rounded is None
         if self.rounded is None and self.source.statistics:
             self.source.measure(kernel, "t[None, :]", "present[None, :]", "[:, None]", "[None, :]", tiling.rows)
-        sums = ", ".join(str(size) for size in (*([tiling.batch] * (tiling.batch > 1)), tiling.owned, tiling.rows))
-        kernel.add(*(f"sum_{s} = tl.zeros(({sums}), tl.float32)" for s in range(self.owned.sets)))
+        sums = ", ".join(str(size) for size in (*([tiling.batch] * (tiling.batch > 1)), self.tile.rows, tiling.rows))
+        kernel.add(*(f"sum_{s} = tl.zeros(({sums}), tl.float32)" for s in range(len(self.weights))))
         if mine:
             kernel.add(f"squares = tl.zeros(({self._activations()}), tl.float32)")
-        kernel.add(f"for u in tl.range(0, {self.units}, {tiling.batch}, num_stages={tiling.stages}):")
+        kernel.add(f"for u in tl.range(0, {self.units}, {self.step}, num_stages={tiling.stages}):")
         self._loop("    ", mine)
         self._finish(mine, masked)
         programs = Extent(times=-(-self.owned.count // tiling.owned))
@@ -111,42 +121,59 @@ class _Tiles:
     def _indices(self, masked: bool) -> None:
         kernel, tiling, count = self.kernel, self.tiling, self.owned.count
         axis = 1 if tiling.blocks else 0
-        kernel.add(f"n = tl.program_id({axis}) * {tiling.owned} + tl.arange(0, {tiling.owned})")
+        if not self.merged:
+            kernel.add(f"n = tl.program_id({axis}) * {tiling.owned} + tl.arange(0, {tiling.owned})")
         first = f"tl.program_id(0) * {tiling.rows} + " if tiling.blocks else ""
         kernel.add(f"t = ({first}tl.arange(0, {tiling.rows})).to(tl.int64)")
         symbol = rows_of(self.region.domain)
         kernel.add(f"present = t < {kernel.size(symbol) if symbol else 1}")
         index = "n"
-        if masked:
+        if self.merged:
+            kernel.add(f"place = tl.arange(0, {self.tile.rows})")
+            index = f"tl.program_id({axis}) * {tiling.owned} + place // 16 * 8 + place % 8"
+            kernel.add(f"known = {f'tl.minimum({index}, {count - 1})' if masked else index}")
+            index = "known"
+        elif masked:
             kernel.add(f"known = tl.minimum(n, {count - 1})")
             index = "known"
         if tiling.batch > 1:
             kernel.add(f"unit = tl.arange(0, {tiling.batch})")
         self.owned.define(kernel, index)
-        for weights, row in zip(self.weights, self.owned.rows(index), strict=True):
+        rows = self.owned.rows(index)
+        if self.merged:  # eight rows of one set, and eight of the other: threads have both sums of an index
+            kernel.add(f"row = tl.where(place // 8 % 2 == 0, {rows[0]}, {rows[1]})")
+            rows = ("row",)
+        for weights, row in zip(self.weights, rows, strict=True):
             weights.point(row)
         if kernel.pdl and not tiling.blocks:
-            start = f"tl.program_id(0) * {tiling.owned}"
-            for weights, first in zip(self.weights, self.owned.first(start), strict=True):
-                weights.prefetch(first)
+            for number, first in enumerate(self.owned.first(f"tl.program_id(0) * {tiling.owned}")):
+                self.weights[0 if self.merged else number].prefetch(first, tiling.owned)
 
     def _activations(self) -> str:
-        sizes = (*([self.tiling.batch] * (self.tiling.batch > 1)), self.pieces[0].columns, self.tiling.rows)
+        columns = self.pieces[0].columns * self.tile.joined
+        sizes = (*([self.tiling.batch] * (self.tiling.batch > 1)), columns, self.tiling.rows)
         return ", ".join(map(str, sizes))
 
     def _loop(self, pad: str, mine: bool) -> None:
         kernel, tile, form = self.kernel, self.tile, self.form
         known = ""
-        if self.ragged:
+        if self.ragged and tile.joined > 1:
+            known = "u"
+        elif self.ragged:
             kernel.add(f"{pad}there = u + unit < {self.units}")
             known = "there"
         for weights in self.weights:
             weights.read("u", known, pad)
-        tail = self.columns % (form.unit * self.tiling.batch) != 0
+            if self.scaled:
+                weights.scale(pad)
+        tail = self.columns % (form.unit * self.step) != 0
         for number, piece in enumerate(self.pieces):
             start = f"u * {form.unit}" if tile.batch == 1 else f"(u + unit{tile.unit()}) * {form.unit}"
+            place = f"tl.arange(0, {piece.columns * tile.joined})"
+            if tile.joined > 1:
+                place = f"{place} // {piece.columns} * {form.unit} + {place} % {piece.columns}"
             shift = f"{piece.offset} + " if piece.offset else ""
-            kernel.add(f"{pad}column = {start} + ({shift}tl.arange(0, {piece.columns})){tile.column}")
+            kernel.add(f"{pad}column = {start} + ({shift}{place}){tile.column}")
             within = f"(column < {self.columns})" if tail else ""
             present = f"present{tile.last}"
             at = At("column", f"t{tile.last}", " & ".join(part for part in (present, within) if part), within)
@@ -164,7 +191,7 @@ class _Tiles:
                 if form.multiplied != "float32" and not narrow:
                     kernel.add(f"{pad}x = x.to(tl.{form.multiplied})")
             for weights in self.weights:
-                weights.multiply(number, "x", pad)
+                weights.multiply(number, "x", pad, scaled=self.scaled)
 
     def _ready(self, at: At, pad: str) -> None:
         assert self.rounded is not None, "there are rows that need nothing done"
@@ -173,26 +200,38 @@ class _Tiles:
         self.kernel.add(f"{pad}x = tl.load({address}, mask={at.inside}, other=0.0)")
 
     def _finish(self, mine: bool, masked: bool) -> None:
-        kernel = self.kernel
-        names = tuple(f"y_{s}" for s in range(self.owned.sets))
+        kernel, tiling = self.kernel, self.tiling
+        names = tuple(f"y_{s}" for s in range(len(self.weights)))
         for s, name in enumerate(names):
             kernel.add(f"{name} = tl.sum(sum_{s}, 0)" if self.tiling.batch > 1 else f"{name} = sum_{s}")
         if mine:
             inner = "tl.sum(squares, 0)" if self.tiling.batch > 1 else "squares"
             kernel.add(f"scale = {self.source.scale(f'tl.sum({inner}, 0)')}")
             kernel.add(*(f"{name} *= scale[None, :]" for name in names))
+        if self.merged:
+            self.weights[0].finish("y_0", "row[:, None]", "")
+            names = ("y_0", "y_1")
+            apart = f"tl.reshape(y_0, ({tiling.owned // 8}, 2, 8, {tiling.rows}))"
+            kernel.add(f"y_0, y_1 = tl.split(tl.permute({apart}, (0, 2, 3, 1)))")
+            kernel.add(*(f"{name} = tl.reshape({name}, ({tiling.owned}, {tiling.rows}))" for name in names))
+            axis = 1 if tiling.blocks else 0
+            kernel.add(f"n = tl.program_id({axis}) * {tiling.owned} + tl.arange(0, {tiling.owned})")
         if masked:
             kernel.add(f"owned = (n < {self.owned.count})[:, None]")
         kernel.add("n = n[:, None]", "t = t[None, :]", "present = present[None, :]")
-        if self.owned.half:
-            kernel.add("row_0 = row_0[:, None]", "row_1 = row_1[:, None]")
-        elif self.owned.sets == 2:
-            kernel.add("row_1 = row_1[:, None]")
-        for weights, name, row in zip(self.weights, names, self.owned.rows("n"), strict=True):
-            weights.finish(name, row, "owned" if masked else "")
+        if not self.merged:
+            self._scale_rows(names, masked)
         inside = "present & owned" if masked else "present"
         sums = Sums(names, "n", "t", "owned" if masked else "", inside, "present")
         if self.raw is not None:
             store_sums(kernel, self.raw, sums)
         else:
             finish(kernel, self.context, self.region, self.owned, sums)
+
+    def _scale_rows(self, names: tuple[str, ...], masked: bool) -> None:
+        if self.owned.half:
+            self.kernel.add("row_0 = row_0[:, None]", "row_1 = row_1[:, None]")
+        elif self.owned.sets == 2:
+            self.kernel.add("row_1 = row_1[:, None]")
+        for weights, name, row in zip(self.weights, names, self.owned.rows("n"), strict=True):
+            weights.finish(name, row, "owned" if masked else "")

@@ -53,30 +53,38 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
         mine //= 2
     units = form.units(k)
     batch = 2 * WARPS if form.strips and form.unit <= 128 else WARPS
-    if form.bits <= 4 and form.unit < 128 and not ready:
+    if form.bits <= 4 and form.unit < 128 and (not ready or mine * owned.sets == 16):
         batch = 4 * WARPS  # loads into shared memory need 4 bytes for each thread, of a norm's weight, too
     while batch > WARPS and batch >= 2 * units:
         batch //= 2
     if form.multiplied == "float32":
         batch = 1
+    joined = 1
+    if rows == 64 and mine * owned.sets == 64 and 0 < form.unit < 128 and form.group and "mins" not in form.parts:
+        batch, joined = 1, 4  # each warp has rows of its own: all of their sums would not fit into its registers
     programs = max(1.0, owned.count / (mine * target.cores))
-    tile = form.unit * form.bits * mine * owned.sets // 8 * batch
-    stage = tile + form.unit * (2 if ready else 4) * rows * batch
+    tile = form.unit * form.bits * mine * owned.sets // 8 * batch * joined
+    stage = tile + form.unit * (2 if ready else 4) * rows * batch * joined
     room = SHARED.get(target.level, 64 << 10) // min(2, math.ceil(programs))
     wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
-    return Tiling(mine, batch, rows, WARPS, max(2, min(wanted, room // stage + 1, 1 + -(-units // batch), 10)))
+    stages = max(2, min(wanted, room // stage + 1, 1 + -(-units // (batch * joined)), 10))
+    return Tiling(mine, batch, rows, WARPS, stages, joined=joined)
 
 
 def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
-    """The tile for many rows, of which several programs have a block each: 128 rows of the weight by 64, where 512
-    rows of activations make a program for every multiprocessor of them, else 64 by 64.
+    """The tile for many rows, of which several programs have a block each: 128 rows of the weight by 128 or 64, where
+    512 rows of activations make a program for every multiprocessor of them, else 64 by 64.
     """
     if form.multiplied == "float32":
         return Tiling(32, 1, 32, WARPS, 2, blocks=True)
-    large = 128 // owned.sets
-    if owned.count * 512 // (large * 64) >= 0.9 * target.cores:
-        return Tiling(large, 1, 64, 2 * WARPS, 3, blocks=True)
-    return Tiling(64 // owned.sets, 1, 64, WARPS, 3, blocks=True)
+    joined = 2 if form.group and form.unit < 128 and "mins" not in form.parts else 1
+    for many, rows in ((128, 128), (128, 64), (64, 64)):
+        programs = -(-owned.count * owned.sets // many) * -(-512 // rows)
+        if programs >= 0.9 * target.cores or (many, rows) == (64, 64):
+            break
+    stage = form.unit * joined * (form.bits * many + 16 * rows) // 8
+    stages = max(2, min(4, 1 + SHARED.get(target.level, 64 << 10) * 3 // 4 // stage))
+    return Tiling(many // owned.sets, 1, rows, WARPS * many // 64, stages, blocks=True, joined=joined)
 
 
 def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTiling:

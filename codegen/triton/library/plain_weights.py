@@ -27,6 +27,12 @@ def nibbles_as_integers(q, low_zero, high_zero):
 
 
 @triton.jit
+def scaled(weights, scale, rest):
+    """weights * (scale + rest), rounded once; rest is small."""
+    return (weights.to(tl.float32) * (scale.to(tl.float32) + rest.to(tl.float32))).to(tl.bfloat16)
+
+
+@triton.jit
 def nibbles_above_128(q):
     """128 + v for the four levels v of words, from the lowest bits up."""
     first, second = (q & 15).to(tl.float32) + 128.0, ((q >> 4) & 15).to(tl.float32) + 128.0

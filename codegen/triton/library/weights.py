@@ -158,6 +158,24 @@ def fp8_as_numbers(q):
 
 
 @triton.jit
+def scaled(weights, scale, rest):
+    """weights * (scale + rest), rounded once; rest is small."""
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 less, zero;
+        mov.b32 zero, 0x80008000;
+        fma.rn.bf16x2 less, $1, $3, zero;
+        fma.rn.bf16x2 $0, $1, $2, less;
+        }""",
+        "=r,r,r,r",
+        [weights, scale, rest],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
 def half_of(words, PLACE: tl.constexpr):
     """One of the halves that lie in integers, as fp32."""
     return (words >> (16 * PLACE)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
