@@ -142,6 +142,10 @@ bool Block::run(uint32_t number) {
     while (at < code.size())
         if (!step()) return false;
     at = uint32_t(code.size() - 1);
+    if (!waiting.empty()) {
+        at = waiting[0].place;
+        return fail("a barrier that only " + std::to_string(threads - gone) + " threads reach");
+    }
     return accesses.has_waited() || fail("the block ends without waiting for the launch before");
 }
 
