@@ -10,14 +10,14 @@ from llmc.codegen.regions import Experts
 from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
-from llmc.codegen.triton.emit_experts import FEW, emit_experts
+from llmc.codegen.triton.emit_experts import FEW, FULL, emit_experts
 from llmc.codegen.triton.kernel import Draft, KernelText, module_text
 from llmc.codegen.triton.linear_formats import FORMS
 from llmc.ir.ops import activate_expert
 from llmc.ir.packed_formats import unpack
 from llmc.ir.packed_layout import tile_count
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "i64": torch.int64}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i64": torch.int64}
 
 
 def kernels_of(drafts: list[Draft]) -> object:
@@ -98,22 +98,25 @@ class Mixture:
             return self.t if argument.kind == "size" else self.memory[argument.name].view(TYPES[type])
         if buffer.key not in self.memory:
             rows = self.t if buffer.domain else 1
-            filler = float("nan") if buffer.dtype == "f32" else 1 << 40
+            filler = 1 << 40 if buffer.dtype == "i64" else float("nan")
             self.memory[buffer.key] = torch.full((rows * buffer.width,), filler, dtype=DTYPES[buffer.dtype])
         return self.memory[buffer.key]
 
     def wanted(self) -> torch.Tensor:
         """What the op means, with activations rounded as the kernels round them."""
         kind = {"f32": torch.float32, "f16": torch.float16}.get(self.format, torch.bfloat16)
+        dense = self.dense
+        if self.t > FEW and FORMS[self.format].group and self.format != "int4m":  # weights of many slots are rounded
+            dense = {role: value.bfloat16() for role, value in dense.items()}
         y = torch.zeros(self.t, self.d, dtype=torch.float64)
         for token in range(self.t):
             for place, expert in enumerate(self.ids[token].tolist()):
-                hidden = self.dense["up"][expert].double() @ self.x[token].to(kind).double()
+                hidden = dense["up"][expert].double() @ self.x[token].to(kind).double()
                 if self.biases["up"] is not None:
                     hidden += self.biases["up"][expert]
                 given = (self.attrs[name] for name in ("limit", "up_offset"))
                 hidden = activate_expert(hidden, str(self.attrs["act"]), self.gated, False, *given)  # type: ignore[arg-type]
-                result = self.dense["down"][expert].double() @ hidden.float().to(kind).double()
+                result = dense["down"][expert].double() @ hidden.float().to(kind).double()
                 if self.biases["down"] is not None:
                     result += self.biases["down"][expert]
                 y[token] += result * self.gates[token, place]
@@ -126,7 +129,7 @@ class Mixture:
         assert found < error, f"{self.format}, {self.t} tokens: {float(found):.2e}"
 
 
-@pytest.mark.parametrize("tokens", [1, FEW + 5])
+@pytest.mark.parametrize("tokens", [1, 5, 12, FEW + 5])
 @pytest.mark.parametrize("format", FORMS)
 def test_all_formats_compute_what_the_op_means(format: str, tokens: int) -> None:
     # a hidden value near a rounding edge may fall either way, where activations are rounded
@@ -144,6 +147,19 @@ def test_limits_and_offsets_of_gates(tokens: int) -> None:
 
 
 def test_steps_of_few_and_of_many_tokens_run_other_kernels() -> None:
-    kinds = [[kernel.kind for kernel in Mixture(tokens, "f32").run("sm_90")] for tokens in (FEW, FEW + 1)]
-    assert kinds[0] == ["experts_up", "experts_down", "experts_sum"]
-    assert kinds[1] == ["experts_sort", "experts_up", "experts_down", "experts_sum"]
+    kinds = [[kernel.kind for kernel in Mixture(tokens, "int8").run("sm_90")] for tokens in (1, FEW, FEW + 1)]
+    assert kinds[0] == kinds[1] == ["experts_up", "experts_down", "experts_sum"]
+    assert kinds[2] == ["experts_rows", "experts_sort", "experts_up", "experts_down", "experts_sum"]
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8", "int4", "int4m"])
+def test_many_slots_of_each_expert(format: str) -> None:
+    mixture = Mixture(FULL * 5 // 2 + 3, format)
+    assert any("up to 64 slots" in kernel.comment for kernel in mixture.run("sm_90"))
+    Mixture(FULL * 5 // 2 + 3, format).check(3e-3)
+
+
+def test_an_expert_that_all_tokens_choose_has_several_tiles() -> None:
+    mixture = Mixture(FEW, "f32")
+    mixture.ids[:, 0], mixture.ids[:, 1] = 2, 4
+    mixture.check()

@@ -40,3 +40,26 @@ def slots_of_tile(counts, tile, EXPERTS: tl.constexpr, PADDED: tl.constexpr, ROW
     start = tl.sum(tl.where(earlier, count, 0)) + within
     left = tl.sum(tl.where(expert == found, count, 0)) - within
     return tl.minimum(found, EXPERTS), start, left
+
+
+@triton.jit
+def slots_before(ids, count, slot, PADDED: tl.constexpr):
+    """The expert of a slot, and how many of the slots before it have the same. PADDED: a power of two from count on.
+
+    ids: [count] int64 experts.
+    """
+    place = tl.arange(0, PADDED)
+    chosen = tl.load(ids + place, mask=place < count, other=1 << 30)
+    expert = tl.load(ids + slot)
+    return expert.to(tl.int32), tl.sum(((chosen == expert) & (place < slot)).to(tl.int32))
+
+
+@triton.jit
+def slots_from(ids, count, expert, first, PADDED: tl.constexpr, ROWS: tl.constexpr):
+    """Up to ROWS slots of an expert in ascending order, from its slot number `first` on, and which there are."""
+    place = tl.arange(0, PADDED)
+    same = tl.load(ids + place, mask=place < count, other=1 << 30) == expert
+    number = tl.cumsum(same.to(tl.int32)) - 1 - first
+    found = same[:, None] & (number[:, None] == tl.arange(0, ROWS)[None, :])
+    slots = tl.sum(tl.where(found, place[:, None], 0), 0)
+    return slots.to(tl.int64), tl.sum(found.to(tl.int32), 0) > 0
