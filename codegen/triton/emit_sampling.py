@@ -53,23 +53,19 @@ class _Choice:
         if context.pdl:
             self.add("tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()")
         logits = self.text.argument("logits", "logits", "*fp32")
+        # What can be loaded is loaded before anything is decided: each wait for memory is a part of the step.
         self.add(
             "row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)",
+            f"logits_row, seen_row = {logits} + row * {self.size}, {self.step('seen')} + row * {-(-self.size // 64)}",
+            f"member = part * {self.part} + tl.arange(0, {self.part})",
+            f'plain = tl.load(logits_row + member, mask=member < {self.size}, other=float("-inf"))',
             f"left = tl.load({self.step('remaining')} + row)",
-            f"temperature = {self._real('temperatures')}",
-            f"top_k, top_p, min_p = tl.load({self.step('top_ks')} + row), {self._real('top_ps')},"
-            f" {self._real('min_ps')}",
+            f"temperature, penalty = {self._real('temperatures')}, {self._real('penalties')}.to(tl.float32)",
+            f"top_k, top_p = tl.load({self.step('top_ks')} + row), {self._real('top_ps')}",
+            f"min_p = {self._real('min_ps')}",
             f"counting = (top_k > 0) & (top_k < {self.size})",
             "limited = (temperature > 0.0) & (counting | (top_p < 1.0) | (min_p > 0.0))",
-        )
-        self.marks = f"{self.step('seen')} + row * {-(-self.size // 64)}"
-        self.row = f"{logits} + row * {self.size}"
-
-    def _row(self) -> None:
-        self.add(
-            f"penalty = {self._real('penalties')}.to(tl.float32)",
             "rate = (1.4426950408889634 / tl.maximum(temperature, 1e-30)).to(tl.float32)",
-            f"logits_row, seen_row = {self.row}, {self.marks}",
         )
 
     def _place(self) -> None:
@@ -78,6 +74,9 @@ class _Choice:
             f"count = tl.load({self.step('made')} + row)",
             f"place = row * tl.load({self.step('horizon')}) + count",
         )
+
+    def _scores(self) -> None:
+        self.add(f"x = {self.call('sampling', 'penalised')}(plain, seen_row, penalty, member, {self.size})")
 
     def _real(self, name: str, offset: str = "row") -> str:
         return f"tl.load({self.step(name)} + {offset}).to(tl.float64, bitcast=True)"
@@ -103,24 +102,23 @@ class _Choice:
     def unlimited(self) -> Draft:
         """The first launch."""
         add, call, size = self.add, self.call, self.size
-        add("if left <= 0:", "    return")
-        self._row()
         self._place()
+        add("if left <= 0:", "    return")
+        self._scores()
         ranked = f"{self.step('ranked')} + place * {MAX_LOGPROBS + 1}"
-        ranks = self._memory("part_ranks", self.parts)
-        likeliest, totals = (
-            self._memory("part_likeliest", self.parts * MAX_LOGPROBS),
-            self._memory("part_totals", self.parts),
-        )
+        ranks, plain_masses = self._memory("part_ranks", self.parts), self._memory("part_plain_masses", self.parts)
         add(
             f"ranks, masses = {ranks}, {self._masses()}",
-            f"likeliest, plain_masses = {likeliest}, {totals}",
-            f"{call('sampling', 'examine')}(",
-            f"    logits_row, seen_row, penalty, rate, temperature > 0.0, part, ranks, masses, {size}, {self.part})",
+            f"likeliest = {self._memory('part_likeliest', self.parts * MAX_LOGPROBS)}",
+            f"plain_masses = {plain_masses}",
+            f"{call('sampling', 'examine')}(x, member, rate, temperature > 0.0, part, ranks, masses)",
             "if wanted >= 0:",
             f"    {call('sampling', 'examine_plain')}"
-            f"(logits_row, wanted, part, likeliest, plain_masses, {size}, {self.part}, {MAX_LOGPROBS})",
+            f"(plain, member, wanted, part, likeliest, plain_masses, {size}, {MAX_LOGPROBS})",
             self._last(),
+        )
+        self._prepare("    ")
+        add(
             f"    each = tl.arange(0, {self.padded})",
             f"    best = tl.max(tl.load(ranks + each, mask=each < {self.parts}, other=-0x8000000000000000))",
             f"    top = {call('ranking', 'ranked_value')}(best)",
@@ -137,9 +135,9 @@ class _Choice:
             "        else:",
             f"            token = {call('ranking', 'ranked_index')}(best)",
             "            if temperature > 0.0:",
+            f"                uniform = {self.step('uniforms')} + place",
             f"                token = {call('sampling', 'draw_freely')}(",
-            f"                    logits_row, seen_row, penalty, rate, {self._real('uniforms', 'place')}, top, ranks,"
-            " masses,",
+            "                    logits_row, seen_row, penalty, rate, uniform, top, ranks, masses,",
             f"                    {size}, {self.part}, {self.parts}, {self.padded}).to(tl.int64)",
         )
         self._take("            ")
@@ -147,53 +145,70 @@ class _Choice:
 
     def weighed(self) -> Draft:
         """The second launch, where there are limits."""
-        add, call = self.add, self.call
         self._limited()
-        add(
+        self.add(
             f"counts, masses = {self._memory('bin_counts', BINS)}, {self._memory('bin_masses', BINS)}",
             "if counting | (top_p < 1.0):",
-            f"    {call('limits', 'fill_bins')}"
-            f"((logits_row, seen_row, penalty, rate, top), counting, part, counts, masses, {self.size}, {self.part})",
+            f"    {self.call('limits', 'fill_bins')}(x, top, rate, counting, counts, masses)",
             self._last(),
-            f"    {call('limits', 'find_bins')}(counts, masses, counting, top_k, top_p, state)",
+            f"    {self.call('limits', 'find_bins')}(counts, masses, counting, top_k, top_p, state)",
         )
         return self._draft(LIMITED)
 
     def limited(self) -> Draft:
         """The third launch."""
         add, call, size = self.add, self.call, self.size
-        self._limited()
         self._place()
+        add(
+            f"k_bin, first = tl.load({self._state()}), tl.load({self._state()} + 3)",
+            f"last = tl.load({self._state()} + 4)",
+        )
+        self._limited()
         add(
             f"masses, listed = {self._masses()}, {self._memory('undecided_tokens', ROOM)}",
             f"unit = {call('sampling', 'mass')}(top, top, rate)",
             "least_mass = tl.maximum((min_p.to(tl.float32) * unit.to(tl.float32)).to(tl.int64), 1)",
-            "scored = (logits_row, seen_row, penalty, rate, top)",
-            f"{call('limits', 'divide')}(scored, least_mass, state, part, listed, masses, {size}, {self.part}, {ROOM})",
+            f"{call('limits', 'divide')}(",
+            f"    x, member, top, rate, least_mass, k_bin, first, last, part, masses, state + 7, listed, {ROOM})",
             self._last(),
+        )
+        add(
+            f"    uniform = {self.step('uniforms')} + place",
             f"    token = {call('limits', 'draw_within')}(",
-            f"        scored, {self._real('uniforms', 'place')}, least_mass, top_p, state, listed, masses,",
+            "        (logits_row, seen_row, penalty, rate, top), uniform, least_mass, top_p, state, listed, masses,",
             f"        {size}, {self.part}, {self.parts}, {self.padded}, {ROOM}, {BLOCK}).to(tl.int64)",
         )
+        self._prepare("    ")  # not before: there are no registers for it
         self._take("    ")
         return self._draft(LIMITED)
 
     def _limited(self) -> None:
-        self.add("if (left <= 0) | (limited == 0):", "    return")
-        self._row()
         self.add(
             f"state = {self._state()}",
             f"top = {self.call('ranking', 'ranked_value')}(tl.load(state + {TOP}))",
+            "if (left <= 0) | (limited == 0):",
+            "    return",
         )
+        self._scores()
+
+    def _prepare(self, indent: str) -> None:
+        """The lines that load what `_take` needs, before the token is known."""
+        step, block_size = self.step, self.context.block_size
+        lines = [
+            f"end = tl.load({step('ends')} + row * {MOST_ENDS} + tl.arange(0, {MOST_ENDS}))",
+            f"position = tl.load({step('positions')} + row) + 1",
+            f"length = tl.load({step('lengths')} + row) + 1",
+            f"block_at = {step('blocks')} + row * {self.text.size('M')} + position // {block_size}",
+            "block = tl.load(block_at, mask=left > 1, other=0)  # after its last token a sequence may have no block",
+        ]
+        self.add(*(indent + line for line in lines))
 
     def _take(self, indent: str) -> None:
         """The lines that take `token`, and set out the next step of a sequence that goes on."""
         step, block_size = self.step, self.context.block_size
-        # Each warp loads what one of them changes.
-        barrier = "tl.debug_barrier()"
         lines = [
-            f"end = tl.load({step('ends')} + row * {MOST_ENDS} + tl.arange(0, {MOST_ENDS}))",
             "left = tl.where(tl.sum((end == token).to(tl.int32)) > 0, 0, left - 1)",
+            "tl.debug_barrier()  # each warp has loaded what one of them changes",
             f"tl.store({step('chosen')} + place, token)",
             f"tl.store({step('made')} + row, count + 1)",
             f"tl.store({step('remaining')} + row, left)",
@@ -202,13 +217,9 @@ class _Choice:
             f"    tl.store({step('ranked')} + place * {MAX_LOGPROBS + 1}, its_rank)",
             "if penalty != 1.0:",
             "    word = tl.load(seen_row + token // 64)",
-            f"    {barrier}",
+            "    tl.debug_barrier()",
             "    tl.store(seen_row + token // 64, word | (tl.full([], 1, tl.int64) << (token % 64)))",
             "if left > 0:",
-            f"    position = tl.load({step('positions')} + row) + 1",
-            f"    block = tl.load({step('blocks')} + row * {self.text.size('M')} + position // {block_size})",
-            f"    length = tl.load({step('lengths')} + row) + 1",
-            f"    {barrier}",
             f"    tl.store({step('tokens')} + row, token)",
             f"    tl.store({step('positions')} + row, position)",
             f"    tl.store({step('lengths')} + row, length)",

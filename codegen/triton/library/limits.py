@@ -29,14 +29,12 @@ def bin_of(x, top, rate):
 
 
 @triton.jit
-def fill_bins(row, counting, part, counts, masses, V: tl.constexpr, PART: tl.constexpr):
-    """Add the masses of a part to the bins, and if `counting` its tokens."""
-    logits, seen, penalty, rate, top = row
-    x = scores(logits, seen, penalty, part * PART + tl.arange(0, PART), V)
+def fill_bins(x, top, rate, counting, counts, masses):
+    """Add the masses of some scores to the bins, and if `counting` their number."""
     each, where = mass(x, top, rate), bin_of(x, top, rate)
     tl.atomic_add(masses + where, each, mask=each > 0, sem="relaxed")
     if counting:
-        tl.atomic_add(counts + where, tl.full([PART], 1, tl.int64), mask=each > 0, sem="relaxed")
+        tl.atomic_add(counts + where, tl.full(x.shape, 1, tl.int64), mask=each > 0, sem="relaxed")
 
 
 @triton.jit
@@ -69,22 +67,19 @@ def find_bins(counts, masses, counting, top_k, top_p, state):
 
 
 @triton.jit
-def divide(row, least_mass, state, part, listed, masses, V: tl.constexpr, PART: tl.constexpr, ROOM: tl.constexpr):
+def divide(x, token, top, rate, least_mass, k_bin, first, last, part, masses, found, listed, ROOM: tl.constexpr):
     """Store the mass of the tokens of a part that are surely kept, and append those that may be to the list.
 
-    The list has room for the ranks of ROOM tokens; those beyond are counted and not written.
+    k_bin, first, last: the bins of the limits. found: counts the tokens of the list, which has room for the ranks of
+    ROOM of them; those beyond are not written.
     """
-    logits, seen, penalty, rate, top = row
-    k_bin, first, last = tl.load(state), tl.load(state + 3), tl.load(state + 4)
-    token = part * PART + tl.arange(0, PART)
-    x = scores(logits, seen, penalty, token, V)
     each, where = mass(x, top, rate), bin_of(x, top, rate)
     sure = (each >= least_mass) & (where < tl.minimum(k_bin, first))
     tl.store(masses + part, tl.sum(tl.where(sure, each, 0)))
     undecided = (each > 0) & ((where == k_bin) | ((where >= first) & (where <= last)))
     count = tl.sum(undecided.to(tl.int32))
     if count > 0:
-        start = tl.atomic_add(state + 7, count.to(tl.int64), sem="relaxed").to(tl.int32)
+        start = tl.atomic_add(found, count.to(tl.int64), sem="relaxed").to(tl.int32)
         place = start + tl.cumsum(undecided.to(tl.int32)) - 1
         tl.store(listed + place, rank(x, token), mask=undecided & (place < ROOM))
 
@@ -187,7 +182,10 @@ def draw_within(
     V: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A token by its probability among those within the limits; `masses` of each part are of what is surely kept."""
+    """A token by its probability among those within the limits; `masses` of each part are of what is surely kept.
+
+    uniform: points at the bits of the number (fp64) that it is drawn with.
+    """
     logits, seen, penalty, rate, top = row
     count = tl.load(state + 7).to(tl.int32)
     whole = count > ROOM  # then all tokens are the list
@@ -201,7 +199,7 @@ def draw_within(
     tl.debug_barrier()
     part = tl.arange(0, PADDED)
     share = tl.load(masses + part, mask=part < PARTS, other=0)
-    target = uniform * tl.sum(share).to(tl.float64)
+    target = tl.load(uniform).to(tl.float64, bitcast=True) * tl.sum(share).to(tl.float64)
     which = first_beyond(share, target, PADDED)
     target -= tl.sum(tl.where(part < which, share, 0)).to(tl.float64)
     token = which * PART + tl.arange(0, PART)

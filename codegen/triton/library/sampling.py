@@ -19,17 +19,19 @@ NO_RANK = tl.constexpr(-0x8000000000000000)
 
 
 @triton.jit
-def scores(logits, seen, penalty, token, V: tl.constexpr):
-    """The logits of tokens; those whose bit is set in `seen` (int64 words) are made less likely, unless penalty is 1.
-
-    Tokens from V on have minus infinity.
-    """
-    x = tl.load(logits + token, mask=token < V, other=float("-inf"))
+def penalised(x, seen, penalty, token, V: tl.constexpr):
+    """The logits of tokens, of which those whose bit is set in `seen` (int64 words) are less likely by a factor."""
     if penalty != 1.0:
         word = tl.load(seen + token // 64, mask=token < V, other=0)
         less = tl.where(x < 0.0, x * penalty, tl.div_rn(x, tl.zeros_like(x) + penalty))
         x = tl.where(((word >> (token % 64).to(tl.int64)) & 1) == 1, less, x)
     return x
+
+
+@triton.jit
+def scores(logits, seen, penalty, token, V: tl.constexpr):
+    """The logits of tokens as they are compared; minus infinity for tokens from V on."""
+    return penalised(tl.load(logits + token, mask=token < V, other=float("-inf")), seen, penalty, token, V)
 
 
 @triton.jit
@@ -51,10 +53,8 @@ def first_beyond(weights, target, SIZE: tl.constexpr):
 
 
 @triton.jit
-def examine(logits, seen, penalty, rate, draws, part, ranks, masses, V: tl.constexpr, PART: tl.constexpr):
-    """Store the rank of a part's greatest score, and its mass relative to that if the row `draws` its token."""
-    token = part * PART + tl.arange(0, PART)
-    x = scores(logits, seen, penalty, token, V)
+def examine(x, token, rate, draws, part, ranks, masses):
+    """Store the rank of the greatest of a part's scores, and their mass relative to that if the row `draws`."""
     best = tl.max(rank(x, token))
     tl.store(ranks + part, best)
     if draws:
@@ -66,14 +66,17 @@ def draw_freely(
     logits, seen, penalty, rate, uniform, top, ranks, masses,
     V: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """A token by its probability among all, of what `examine` stored of each of the PARTS (PADDED: a power of two)."""
+    """A token by its probability among all, of what `examine` stored of each of the PARTS (PADDED: a power of two).
+
+    uniform: points at the bits of the number (fp64) that it is drawn with.
+    """
     part = tl.arange(0, PADDED)
     inside = part < PARTS
     tops = ranked_value(tl.load(ranks + part, mask=inside, other=0))
     scale = tl.exp2((tops - top) * rate)
     of_part = tl.load(masses + part, mask=inside, other=0).to(tl.float64) * scale.to(tl.float64)
     share = tl.where(inside & (tops > float("-inf")), of_part, 0.0)
-    target = uniform * tl.sum(share)
+    target = tl.load(uniform).to(tl.float64, bitcast=True) * tl.sum(share)
     which = first_beyond(share, target, PADDED)
     target -= tl.sum(tl.where(part < which, share, 0.0))
     its_top = tl.sum(tl.where(part == which, tops, 0.0))
@@ -92,12 +95,8 @@ def store_greatest(ranks, count, into):
 
 
 @triton.jit
-def examine_plain(
-    logits, count, part, likeliest, totals, V: tl.constexpr, PART: tl.constexpr, MOST: tl.constexpr
-):  # fmt: skip
+def examine_plain(x, token, count, part, likeliest, totals, V: tl.constexpr, MOST: tl.constexpr):
     """Store what log-probabilities take of a part's logits as they are: the `count` likeliest, and all their mass."""
-    token = part * PART + tl.arange(0, PART)
-    x = tl.load(logits + token, mask=token < V, other=float("-inf"))
     ranks = rank(x, token)
     top = ranked_value(tl.max(ranks, 0))
     tl.store(totals + part, tl.sum(mass(x, top, LOG2_E)))
