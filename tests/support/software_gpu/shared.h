@@ -49,6 +49,10 @@ private:
     }
     bool inside(uint32_t at, uint32_t bytes) const { return at < size_ && bytes <= size_ - at; }
     bool goes_on(uint8_t group) const;
+    template <class Word>
+    bool plainly_read(uint32_t at, uint8_t own);
+    template <class Word>
+    bool plainly_written(uint32_t at, uint8_t own);
     const char* clash_with_writer(uint32_t at, uint32_t bytes, uint8_t own);
     const char* begin_write(uint32_t at, uint32_t bytes, unsigned warp, uint8_t left, const uint8_t* value);
     void note_reader(uint32_t at, uint32_t bytes, uint8_t own);

@@ -40,6 +40,20 @@ void resize(void* target, uint8_t to, const void* from, uint8_t bytes, bool is_s
     }
 }
 
+template <class Whole, class Part>
+void join(void* target, const void* const* parts, unsigned count) {
+    auto* into = static_cast<Whole*>(target);
+    auto *low = static_cast<const Part*>(parts[0]), *high = static_cast<const Part*>(parts[1]);
+    for (unsigned i = 0; i < count; i++) into[i] = Whole(low[i]) | Whole(high[i]) << (8 * sizeof(Part));
+}
+
+template <class Whole, class Part>
+void split(void* target, const void* whole, unsigned by, unsigned count) {
+    auto* into = static_cast<Part*>(target);
+    auto* from = static_cast<const Whole*>(whole);
+    for (unsigned i = 0; i < count; i++) into[i] = Part(from[i] >> by);
+}
+
 uint64_t element(const void* array, uint8_t bytes, unsigned thread) {
     uint64_t value = 0;
     std::memcpy(&value, static_cast<const uint8_t*>(array) + size_t(bytes) * thread, bytes);
@@ -101,22 +115,27 @@ void Block::elementwise(const Bound& bound) {
 void Block::pack(const Bound& bound) {
     const Instruction& one = *bound.instruction;
     uint8_t bytes = one.out[0].bytes;
-    for (unsigned i = 0; i < lanes; i++) {
-        uint64_t value = 0;
-        for (size_t part = 0; part < one.in.size(); part++)
-            value |= element(bound.in[part], one.element, i) << (8 * one.element * part);
-        set_element(scratch[0], bytes, i, value);
-    }
+    if (one.in.size() == 2 && bytes == 4) join<uint32_t, uint16_t>(scratch[0], bound.in, lanes);
+    else if (one.in.size() == 2) join<uint64_t, uint32_t>(scratch[0], bound.in, lanes);
+    else
+        for (unsigned i = 0; i < lanes; i++) {
+            uint64_t value = 0;
+            for (size_t part = 0; part < one.in.size(); part++)
+                value |= element(bound.in[part], one.element, i) << (8 * one.element * part);
+            set_element(scratch[0], bytes, i, value);
+        }
     blend(bound.out[0], scratch[0], bytes);
 }
 
 void Block::unpack(const Bound& bound) {
     const Instruction& one = *bound.instruction;
-    std::memcpy(scratch[5], bound.in[0], size_t(one.in[0].bytes) * lanes);  // a part may be written in its place
+    uint8_t bytes = one.in[0].bytes;
+    std::memcpy(scratch[5], bound.in[0], size_t(bytes) * lanes);  // a part may be written in its place
     for (size_t part = 0; part < one.out.size(); part++) {
-        for (unsigned i = 0; i < lanes; i++)
-            set_element(
-                scratch[0], one.element, i, element(scratch[5], one.in[0].bytes, i) >> (8 * one.element * part));
+        unsigned by = 8 * one.element * unsigned(part);
+        if (bytes == 4) split<uint32_t, uint16_t>(scratch[0], scratch[5], by, lanes);
+        else if (one.element == 4) split<uint64_t, uint32_t>(scratch[0], scratch[5], by, lanes);
+        else split<uint64_t, uint16_t>(scratch[0], scratch[5], by, lanes);
         blend(bound.out[part], scratch[0], one.out[part].bytes);
     }
 }
