@@ -306,3 +306,18 @@ def test_copies_in_the_background() -> None:
 def test_what_is_not_known_is_refused_by_name(line: str, message: str) -> None:
     with pytest.raises(PtxRefused, match=message):
         PtxModule(kernel(line))
+
+
+def test_paths_meet_before_an_instruction_of_whole_warps() -> None:
+    """Even where the rarer path lies behind the function's end."""
+    lines = """and.b32 %odd, %a, 3; setp.eq.s32 %p, %odd, 3; @%p bra RARE; add.s32 %y, %a, 1;
+BACK:
+    shfl.sync.bfly.b32 %x, %y, 1, 31, -1; bra STORE;
+RARE:
+    setp.gt.s32 %pg, %a, 0; @%pg bra RARER; mov.b32 %y, 5; bra BACK;
+RARER:
+    mov.b32 %y, 6; bra BACK;
+STORE:"""
+    a = words()
+    y = np.where(a % 4 == 3, np.where(a > 0, 6, 5), a + 1)
+    assert np.array_equal(per_thread(lines, a, result=np.int32), y.reshape(-1, 2)[:, ::-1].reshape(-1))

@@ -25,6 +25,7 @@ Block::Block(const Function& function, const Launch& launch, Memory& memory, Ord
     bind();
     active.assign(stride, 0);
     guarded.assign(stride, 0);
+    ended.assign(stride, 0);
     addresses.assign(stride, 0);
     committed.assign(stride, 0);
     auto* room = static_cast<uint8_t*>(std::aligned_alloc(64, 6 * 8 * stride));
@@ -136,6 +137,8 @@ bool Block::run(uint32_t number) {
     gone = 0;
     others.clear();
     waiting.clear();
+    stalled.clear();
+    std::fill(ended.begin(), ended.end(), 0);
     copies.clear();
     products.clear();
     product_groups = 0;

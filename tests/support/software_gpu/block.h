@@ -62,7 +62,9 @@ private:
     uint32_t at = 0;                // this instruction
     uint64_t executed = 0;
     unsigned gone = 0;              // threads that have ended
-    std::vector<Group> others, waiting;  // that stand elsewhere, or at a barrier
+    std::vector<uint8_t> ended;
+    // That stand elsewhere; at a barrier; at an instruction of whole warps until the rest of them comes.
+    std::vector<Group> others, waiting, stalled;
 
     Shared shared;
     std::vector<uint8_t> local;
@@ -102,7 +104,9 @@ private:
     void branch(const Instruction& one);
     void leave();
     void go_on();  // the threads at the lowest place
-    void put_aside(uint32_t place, const std::vector<uint8_t>& those);
+    static void put_into(std::vector<Group>& groups, uint32_t place, const std::vector<uint8_t>& those);
+    bool stall();  // whether the threads that are here wait for the rest of their warps
+    bool whole_warps() const;
     bool wait_at_barrier();
     void pass_barrier();
     bool check_guard(const Bound& bound);

@@ -7,7 +7,7 @@
 namespace software_gpu {
 namespace {
 
-constexpr uint32_t ended = ~uint32_t(0);
+constexpr uint32_t over = ~uint32_t(0);
 
 unsigned count(const std::vector<uint8_t>& those) {
     unsigned total = 0;
@@ -29,6 +29,7 @@ bool Block::step() {
             others.erase(others.begin() + i);
             all = count(active) == threads;
         }
+    if (!all && one.takes_warps && stall()) return true;
     if (one.checks_inputs && one.guarded && !check_guard(bound)) return false;
     bool any = guard(bound);
     if (!any) {
@@ -45,7 +46,7 @@ bool Block::step() {
     // The lowest place goes first: where paths meet again, those behind catch up.
     for (auto& other : others)
         if (other.place < at) {
-            put_aside(at, active);
+            put_into(others, at, active);
             go_on();
             break;
         }
@@ -72,18 +73,47 @@ bool Block::guard(const Bound& bound) {
     return true;
 }
 
-void Block::put_aside(uint32_t place, const std::vector<uint8_t>& those) {
-    for (auto& other : others) {
-        if (other.place != place) continue;
-        for (unsigned i = 0; i < stride; i++) other.threads[i] |= those[i];
+void Block::put_into(std::vector<Group>& groups, uint32_t place, const std::vector<uint8_t>& those) {
+    for (auto& group : groups) {
+        if (group.place != place) continue;
+        for (size_t i = 0; i < those.size(); i++) group.threads[i] |= those[i];
         return;
     }
-    others.push_back({place, those});
+    groups.push_back({place, those});
+}
+
+bool Block::whole_warps() const {
+    for (unsigned first_thread = 0; first_thread < threads; first_thread += 32) {
+        bool any = false, every = true;
+        for (unsigned i = first_thread; i < first_thread + 32 && i < threads; i++) {
+            any |= active[i];
+            every &= active[i] || ended[i];
+        }
+        if (any && !every) return false;
+    }
+    return true;
+}
+
+bool Block::stall() {
+    put_into(stalled, at, active);
+    for (size_t i = 0; i < stalled.size(); i++) {
+        if (stalled[i].place != at) continue;
+        active = std::move(stalled[i].threads);
+        stalled.erase(stalled.begin() + i);
+        break;
+    }
+    all = count(active) == threads;
+    // Without anybody who could come, the instruction itself says what is missing.
+    if (whole_warps() || others.empty()) return false;
+    put_into(stalled, at, active);
+    go_on();
+    return true;
 }
 
 void Block::go_on() {
+    if (others.empty()) std::swap(others, stalled);  // nobody else will come
     if (others.empty()) {
-        at = ended;
+        at = over;
         return;
     }
     auto lowest = std::min_element(
@@ -108,7 +138,7 @@ void Block::branch(const Instruction& one) {
     }
     active = guarded;
     all = false;
-    put_aside(at + 1, stays);
+    put_into(others, at + 1, stays);
     at = one.number;
 }
 
@@ -117,6 +147,7 @@ void Block::leave() {
     for (unsigned i = 0; i < stride; i++) {
         ends[i] = mask ? mask[i] : active[i];
         active[i] &= ends[i] ^ 1;
+        ended[i] |= ends[i];
     }
     gone += count(ends);
     if (count(active)) {
@@ -155,7 +186,7 @@ bool Block::wait_at_barrier() {
         pass_barrier();
         return true;
     }
-    if (others.empty()) return fail("a barrier that only " + std::to_string(count(here)) + " threads reach");
+    if (others.empty() && stalled.empty()) return fail("a barrier that only " + std::to_string(count(here)) + " threads reach");
     go_on();
     return true;
 }

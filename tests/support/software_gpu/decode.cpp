@@ -210,6 +210,9 @@ bool Decoder::decode(const StatementText& given, Instruction& into) {
     } else if (!other_instruction()) {
         known = fail("unknown instruction");
     }
+    made.takes_warps = made.kind == Kind::shuffle || made.kind == Kind::vote || made.kind == Kind::reduce ||
+                       made.kind == Kind::mma || made.kind == Kind::move_matrices || made.kind == Kind::wgmma ||
+                       made.kind == Kind::warp_barrier;
     into = std::move(made);
     return known && error.empty();
 }

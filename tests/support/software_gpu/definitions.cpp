@@ -78,13 +78,18 @@ private:
     }
 
     void mark(const std::vector<Bits>& known) {
-        std::set<uint32_t> tracked;
+        std::set<uint32_t> tracked, defined;
+        for (auto& one : code)
+            for (auto& out : one.out)
+                if (out.bytes) defined.insert(id(out));
         for (size_t run = 0; run < starts.size(); run++) {
             Bits now = known[run];
             size_t end = run + 1 < starts.size() ? starts[run + 1] : code.size();
             for (size_t at = starts[run]; at < end; at++) {
                 auto unsure = [&](Operand one) {
                     if (!one.bytes || has(now, one)) return;
+                    // A half of a word that is not meant to hold anything is a register that nobody ever writes.
+                    if (code[at].kind == Kind::pack && !defined.count(id(one))) return;
                     code[at].checks_inputs = true;
                     if (tracked.insert(id(one)).second) function.tracked[one.bytes].push_back(one.index);
                 };

@@ -49,6 +49,7 @@ struct Instruction {
     bool checks_inputs = false;   // some input may be a register that was not written
     bool marks_outputs = false;   // some output may be read where it is not certain to be written
     bool second_is_not = false;   // setp p|q
+    bool takes_warps = false;     // works on whole warps
     uint32_t guard = 0;           // a predicate
     const Operation* operation = nullptr;
     std::vector<Operand> out, in;  // of an access with an address: in[0] is its base
