@@ -26,6 +26,10 @@ BOUNDARY, DEPENDENT_BOUNDARY = 2.5e-6, 1.0e-6
 the rest is ramp and tail); and with dependent launch."""
 ATTENTION_LATENCY, DEPENDENT_ATTENTION_LATENCY = 1.5e-6, 1.0e-6
 """Seconds that an attention takes more than that: its loads depend on each other, and its splits are merged."""
+CHOOSING, CHOOSING_WITHIN_LIMITS = 2.5e-6, 12e-6
+"""Seconds that choosing the next token takes beside its launches' boundaries, and where top-k, top-p or min-p rule
+tokens out: reads and atomic operations that wait for each other, six and about thirty (assumed: 0.3 us each, logits are
+found in the L2 cache, and 0.7 where a program says that it has come to its end)."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +44,32 @@ class Prediction:
     """Seconds for the bytes."""
     boundaries: float
     """Seconds for the launches and for what attention waits."""
+    choices: int
+    """Launches that choose the next token; 0 where the host does."""
+    choosing: float
+    """Seconds for them."""
 
     @property
     def tokens_per_second(self) -> float:
         """Steps a second."""
-        return 1 / (self.reading + self.boundaries)
+        return 1 / (self.reading + self.boundaries + self.choosing)
 
 
 def predict_decode(
-    model: Model, source: GpuSource, target: Target, *, context: int = 512, dependent: bool | None = None
+    model: Model,
+    source: GpuSource,
+    target: Target,
+    *,
+    context: int = 512,
+    dependent: bool | None = None,
+    limited: bool = False,
 ) -> Prediction:
     """Predict a step of one token after `context` others.
 
     model: the packed graph that `source` was emitted from. dependent: with programmatic dependent launch or without;
-    None is as the kernels were made.
+    None is as the kernels were made. limited: the token is drawn with top-k, top-p or min-p.
     """
-    sizes: Mapping[str, int] = {"T": 1, "B": 1, "R": 1}
+    sizes: Mapping[str, int] = {"T": 1, "B": 1, "R": 1, "F": int(limited)}
     nodes = {node.name: node for node in model.graph.nodes}
     moved = sum(at(region_cost(nodes_of(region, nodes), model).bytes, context=context) for region in source.regions)
     launches = [launch for launch in source.plan.launches if launch.when.holds(sizes)]
@@ -65,10 +79,14 @@ def predict_decode(
     attentions = sum(isinstance(region, Attention) for region in source.regions)
     boundary = DEPENDENT_BOUNDARY if dependent else BOUNDARY
     latency = DEPENDENT_ATTENTION_LATENCY if dependent else ATTENTION_LATENCY
+    choices = sum(launch.when.holds(sizes) for launch in source.plan.sampling)
+    choosing = CHOOSING_WITHIN_LIMITS if limited else CHOOSING
     return Prediction(
         bytes=moved,
         launches=len(launches),
         attentions=attentions,
         reading=moved / (READ_SHARE * target.bandwidth.value),
         boundaries=len(launches) * boundary + attentions * latency,
+        choices=choices,
+        choosing=choices * boundary + choosing if choices else 0.0,
     )

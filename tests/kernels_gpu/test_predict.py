@@ -43,4 +43,5 @@ def test_a_decode_step_is_as_fast_as_it_should_be(
     for dependent, tokens_per_second in ((False, least), (True, least_dependent)):
         print(f"{predicted[dependent].tokens_per_second:.0f} tokens/s: {predicted[dependent]}")
         assert predicted[dependent].launches == 5 * shape.layers + 2  # and the embedding, and the logits
+        assert predicted[dependent].choices == 1
         assert predicted[dependent].tokens_per_second >= tokens_per_second
