@@ -24,7 +24,10 @@ bool Block::step() {
         return fail("the block has not ended after " + std::to_string(executed - 1) + " instructions");
     if (!all && !others.empty())  // others may stand here too
         for (size_t i = 0; i < others.size();) {
-            if (others[i].place != at) { i++; continue; }
+            if (others[i].place != at) {
+                i++;
+                continue;
+            }
             for (unsigned thread = 0; thread < stride; thread++) active[thread] |= others[i].threads[thread];
             others.erase(others.begin() + i);
             all = count(active) == threads;
@@ -186,7 +189,8 @@ bool Block::wait_at_barrier() {
         pass_barrier();
         return true;
     }
-    if (others.empty() && stalled.empty()) return fail("a barrier that only " + std::to_string(count(here)) + " threads reach");
+    if (others.empty() && stalled.empty())
+        return fail("a barrier that only " + std::to_string(count(here)) + " threads reach");
     go_on();
     return true;
 }

@@ -86,15 +86,17 @@ private:
             Bits now = known[run];
             size_t end = run + 1 < starts.size() ? starts[run + 1] : code.size();
             for (size_t at = starts[run]; at < end; at++) {
-                auto unsure = [&](Operand one) {
+                Kind kind = code[at].kind;
+                auto unsure = [&](Operand one, bool is_guard = false) {
                     if (!one.bytes || has(now, one)) return;
-                    // A half of a word that is not meant to hold anything is a register that nobody ever writes.
-                    if (code[at].kind == Kind::pack && !defined.count(id(one))) return;
+                    // What is not meant to hold anything, such as a half of a word, is a register that nobody writes.
+                    bool computes = !is_guard && (kind == Kind::elementwise || kind == Kind::pack);
+                    if (computes && !defined.count(id(one))) return;
                     code[at].checks_inputs = true;
                     if (tracked.insert(id(one)).second) function.tracked[one.bytes].push_back(one.index);
                 };
                 for (auto& in : code[at].in) unsure(in);
-                if (code[at].guarded) unsure({1, code[at].guard});
+                if (code[at].guarded) unsure({1, code[at].guard}, true);
                 define(now, code[at]);
             }
         }
