@@ -1,8 +1,8 @@
-"""Attention of steps in which sequences have several tokens: prompts, parts of prompts, and those mixed with others."""
+"""Attention of sequences that have several tokens in a step: prompts, and parts of prompts."""
 
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_kernel import AttentionKernel, latest, plus
-from llmc.codegen.triton.attention_shape import attention_shape, prefill_tile
+from llmc.codegen.triton.attention_shape import prefill_shape, prefill_tile
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft
 from llmc.runtime.cuda.plan import ONE, Extent, When
@@ -12,14 +12,23 @@ class PrefillAttention(AttentionKernel):
     """A program takes some tokens of one sequence, which it finds by its number."""
 
     kind = "prefill"
-    within = "within[:, None] * {} + "
+    within = True
 
-    def barriers(self, context: Context) -> int:
-        """Two around a block; more where weights go through memory from warp to warp, and to what multiplies them."""
-        return 11 if context.target.level != "sm_90" or self.shape.exact else 5
+    def barriers(self) -> int:
+        """Two around a block. Matrix units that read shared memory take a third, and one for each further chunk; those
+        of Blackwell have results in a memory of their own, which warps also wait for. Bytes are unpacked in between.
+        """
+        parts, level = max(len(self.key_chunks), len(self.value_chunks)), self._level
+        if self.tile.groups or not level:
+            return 2
+        if level >= 100:
+            return 4 + 3 * parts if not self.scaled else 1 + 6 * parts
+        if level >= 90:
+            return 2 + parts if not self.scaled else 1 + 3 * parts
+        return 4 * parts if self.scaled else 2
 
     def __init__(self, region: Attention, context: Context) -> None:
-        shape = attention_shape(region, context.caches[region.layer].dtype, 64)
+        shape = prefill_shape(region, context.caches[region.layer].dtype)
         super().__init__(region, context, shape, prefill_tile(shape, context.target))
         self.tokens = max(1, self.tile.rows // shape.heads)
         self._write()
@@ -31,7 +40,11 @@ class PrefillAttention(AttentionKernel):
 
     def _write(self) -> None:
         add, text, tile = self.text.add, self.text, self.tile
-        add(f"key = tl.arange(0, {tile.keys})")
+        part = tile.keys // max(1, tile.groups)
+        keys = f"tl.arange(0, {tile.keys})"
+        if tile.groups:
+            keys = f"(tl.arange(0, {tile.groups}) * {part})[:, None] + tl.arange(0, {part})[None, :]"
+        add(f"key = {keys}")
         self.heads("tl.program_id(0)")
         self.wait()
         heads = self.shape.heads
@@ -47,7 +60,7 @@ class PrefillAttention(AttentionKernel):
             f"within = {within}  # rows that fill up the tile repeat its last token",
             f"head = {head}",
             f"positions_of = tl.load({text.step('positions')} + token + within).to(tl.int32)",
-            "position = positions_of[:, None]",
+            f"position = positions_of[{self.row_axes}]",
             "low, high = tl.min(positions_of, 0), tl.max(positions_of, 0)",
             f"stop = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
             "inner_end = stop",
@@ -56,8 +69,11 @@ class PrefillAttention(AttentionKernel):
             f"begin = {latest([f'low - {before}' for before in self.bounds.before])} // {tile.keys} * {tile.keys}",
         )
         self.queries()
-        self.start("")
-        limits = ["(k_position < stop)"]
+        self.start()
+        self.state()
+        # A query's own key, which no mask that ends before it passes, is before `stop`.
+        implied = self.bounds.exact and min(self.bounds.after, default=1) <= 0
+        limits = [] if implied else ["(k_position < stop)"]
         if self.bounds.exact:
             limits += [f"(k_position <= {plus('position', after)})" for after in self.bounds.after]
             limits += [f"(k_position >= position - {before})" for before in self.bounds.before]
@@ -69,25 +85,42 @@ class PrefillAttention(AttentionKernel):
                 f"for start in tl.range(begin, stop, {tile.keys}):",
             )
             self.block(f"start + {tile.keys}", " & ".join([*limits, *([self.visible] if self.visible else [])]))
+        self.joined()
+        real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
+        if self.shape.group % heads:
+            real += f" & (row % {heads} < {self.count})"
         add(
-            "total = sums",
             "# Addresses are computed anew: kept since those of the queries, they would take registers of the loops.",
             f"row += {self.call('attention', 'unknown_zero')}({text.step('lengths')} + sequence)",
             f"within = {within}",
             f"head = {head}",
+            self.factor("head", real),
         )
-        real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
-        if self.shape.group % heads:
-            real += f" & (row % {heads} < {self.count})"
-        self.finish("head", real)
+        for acc, chunk in zip(self.accs(), self.value_chunks, strict=True):
+            add(self.store(acc, "head", real, chunk, (self.matrix_rows, self.matrix_columns)))
 
     def _two_loops(self, visible: str) -> None:
         add, keys = self.text.add, self.tile.keys
         block_at, size = self.call("attention", "block_at"), self.context.block_size
-        earliest = latest([f"high - {before}" for before in self.bounds.before])
         add(
             "# All rows see all keys from inner to inner_end; blocks at the edges are masked.",
             *[f"inner_end = tl.minimum(inner_end, low + {after + 1})" for after in self.bounds.after],
+        )
+        if not self.bounds.before:
+            add(
+                f"inner_end = tl.maximum(inner_end, 0) // {keys} * {keys}",
+                f"block = {block_at}(table, 0, stop, {size})",
+                f"for start in tl.range(0, inner_end, {keys}):",
+            )
+            self.block(f"start + {keys}", "")
+            add(
+                f"block = {block_at}(table, inner_end, stop, {size})",
+                f"for start in tl.range(inner_end, stop, {keys}):",
+            )
+            self.block(f"start + {keys}", visible)
+            return
+        earliest = latest([f"high - {before}" for before in self.bounds.before])
+        add(
             f"inner = tl.cdiv({earliest}, {keys}) * {keys}",
             f"inner = tl.minimum(tl.maximum(inner, begin), tl.cdiv(stop, {keys}) * {keys})",
             f"inner_end = tl.maximum(inner_end // {keys} * {keys}, inner)",

@@ -1,4 +1,10 @@
-"""How one attention is laid out over programs: rows and keys of a tile, warps, stages, splits of the keys."""
+"""How one attention is laid out over programs: rows and keys of a tile, warps, stages, and how heads are cut.
+
+What a program holds for all of its keys lies in registers, 255 a thread: the queries, and a sum of values for each of
+its rows. So tiles have as many rows as leave a third of the registers to the block of keys at work. A head is cut into
+chunks whose widths are powers of two, which tiles must have: 80 is 64 and 16, not 128; and what matrix units read of a
+chunk is in registers only until the next one.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -7,14 +13,47 @@ from llmc.codegen.target import Target
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of an element of the cache."""
-LEAST_KEYS = 128
-"""Keys that are worth a program of their own."""
-MOST_SPLITS = 64
+_IN_FLIGHT = 32 << 10
+"""Bytes that a program should have asked for while it works on others."""
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+"""Shared memory that a program can have, by level."""
+LEAST_WIDTH = 16
+"""Elements of a chunk, and rows of a program where queries are the large side, that matrix units take at least."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Elements of a head that are loaded and multiplied together: every `step`-th from `first` on."""
+
+    first: int
+    size: int
+    width: int
+    """Of the tile, a power of two: elements beyond `size` are not there."""
+    step: int = 1
+
+    def columns(self, name: str) -> str:
+        """The elements that `name`, numbers from 0 to `width`, stands for."""
+        text = name if self.step == 1 else f"{self.step} * {name}"
+        return f"{text} + {self.first}" if self.first else text
+
+
+def chunks(size: int, most: int) -> tuple[Chunk, ...]:
+    """A head of so many elements, cut so that no chunk is wider than `most`, and that few elements fill chunks up."""
+    found: list[Chunk] = []
+    first = 0
+    while first < size:
+        left = size - first
+        width = min(most, max(LEAST_WIDTH, power_of_two(left)))
+        if width > LEAST_WIDTH and left <= width * 3 // 4:
+            width //= 2
+        found.append(Chunk(first, min(left, width), width))
+        first += width
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Sizes that all kernels of an attention share."""
+    """Sizes that do not depend on the tile."""
 
     group: int
     """Query heads of a key head."""
@@ -22,9 +61,8 @@ class AttentionShape:
     """Programs that a key head's query heads are divided over."""
     heads: int
     """Query heads of a program, but for the last part, which may have fewer."""
-    key_width: int
-    """Elements of keys and queries in a tile: a power of two, as are all sides of tiles."""
-    value_width: int
+    key_size: int
+    value_size: int
     element: int
     """Bytes of an element of the cache."""
 
@@ -32,6 +70,16 @@ class AttentionShape:
     def exact(self) -> bool:
         """Whether products are of fp32 numbers."""
         return self.element == 4
+
+    def registers(self, rows: int) -> int:
+        """Of each thread of a warp that holds so many rows: the queries and the sums of values."""
+        packed = 1 if self.exact else 2
+        return rows * (self.key_size // packed + self.value_size) // 32
+
+    @property
+    def key_bytes(self) -> int:
+        """What a key head has for one token, without scales."""
+        return (self.key_size + self.value_size) * self.element
 
 
 @dataclass(frozen=True)
@@ -44,72 +92,87 @@ class Tile:
     warps: int
     stages: int
     """Blocks of keys in flight, and the one at work."""
-    edges_apart: bool = True
+    chunk: int = 128
+    """Most elements of a head that are multiplied at once."""
+    groups: int = 0
+    """Where keys are the large side of products: warps that take a part of each block's keys each. Else 0."""
+    edges_apart: bool = False
     """Whether blocks that need a mask are left to a loop of their own. It costs registers, where sums move between
     loops."""
 
 
-def attention_shape(region: Attention, dtype: str, most_heads: int) -> AttentionShape:
-    """The sizes of a region whose cache is of a dtype, if a program takes up to so many query heads of a key head."""
+def decode_shape(region: Attention, dtype: str, target: Target) -> AttentionShape:
+    """Of steps in which every sequence has one token.
+
+    The matrix units of NVIDIA's GPUs take 8 rows where keys are the large side, which most models have no more of for
+    a key head; 16 if registers allow.
+    """
+    wide = target.kind != "cuda" or _shape(region, dtype, 16).registers(16) <= _MOST_REGISTERS
+    group = region.heads // region.key_heads
+    return _shape(region, dtype, 16 if wide and group > 8 else 8)
+
+
+def prefill_shape(region: Attention, dtype: str) -> AttentionShape:
+    """Of steps in which sequences have several tokens."""
+    shape = _shape(region, dtype, 64)
+    return _shape(region, dtype, _exact_rows(shape)) if shape.exact else shape
+
+
+_MOST_REGISTERS = 130
+"""For what a thread holds of all keys, beside what the block at work takes."""
+
+
+def _exact_rows(shape: AttentionShape) -> int:
+    """Rows of a program whose products are of fp32 numbers."""
+    return next((rows for rows in (32, 16) if shape.registers(rows) <= _MOST_REGISTERS // 2), 8)
+
+
+def _shape(region: Attention, dtype: str, most_heads: int) -> AttentionShape:
     group = region.heads // region.key_heads
     parts = -(-group // most_heads)
-    key_width, value_width = (max(16, power_of_two(size)) for size in (region.key_size, region.value_size))
-    return AttentionShape(group, parts, -(-group // parts), key_width, value_width, BYTES[dtype])
+    return AttentionShape(group, parts, -(-group // parts), region.key_size, region.value_size, BYTES[dtype])
 
 
 def decode_tile(shape: AttentionShape, target: Target) -> Tile:
-    """The tile of one token's query heads: enough blocks in flight to read at the speed of memory."""
-    block = 64 * (shape.key_width + shape.value_width) * shape.element
-    stages = min(5, 2 + -(-_IN_FLIGHT // block))
-    warps = 8 if shape.exact and shape.key_width > 64 else 4
-    return _fitting(shape, Tile(16, 64, warps, stages), stages - 1, target)
+    """The tile of one token's query heads: enough blocks in flight to read at the speed of memory.
+
+    A warp has 16 keys of a block, and all rows; four warps, or two where two blocks of theirs are all that shared
+    memory holds.
+    """
+    rows = 16 if shape.heads > 8 or target.kind != "cuda" else 8
+    groups = 4 if 2 * 64 * shape.key_bytes <= SHARED_BYTES[target.level] else 2
+    keys = 16 * groups
+    stages = min(5, 2 + -(-_IN_FLIGHT // (keys * shape.key_bytes)))
+    tile = Tile(rows, keys, groups, stages, 32 if shape.exact else 128, groups)
+    return _fitting(shape, tile, stages - 1, target)
 
 
 def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
-    """The tile of several tokens' query heads: as wide as registers allow, a warp having 16 rows of its own."""
+    """The tile of several tokens' query heads: as wide as registers allow, a warp having 16 rows of its own.
+
+    Blocks of many keys, so that sums of values are multiplied, and warps wait for each other, seldom. How many there is
+    room for beside the sums was found by compiling. fp32 takes so many registers that its products have keys as their
+    large side, as in decode steps.
+    """
+    widest, level = max(shape.key_size, shape.value_size), target.level
     if shape.exact:
-        return _fitting(shape, Tile(max(32, power_of_two(shape.heads)), 32, 4, 2), 1, target)
-    wgmma = target.kind == "cuda" and int(target.level.removeprefix("sm_")) >= 90
-    wide = shape.value_width > 128
-    if wgmma:
-        return _fitting(shape, Tile(128, 64, 8, 3, not wide), 3, target)
-    keys = 32 if max(shape.key_width, shape.value_width) > 128 else 64
-    apart = not wide and shape.element > 1  # the code that unpacks bytes is long: once is enough
-    return _fitting(shape, Tile(64 if wide else 128, keys, 8, 3, apart), 2, target)
+        return _fitting(shape, Tile(_exact_rows(shape), 64, 4, 2, 32 if widest <= 128 else 16, 4), 1, target)
+    packed = shape.element == 1
+    if level == "sm_100" and packed and widest > 192:
+        return _fitting(shape, Tile(64, 64, 4, 3), 3, target)
+    if level in ("sm_90", "sm_100"):
+        keys = 128 if widest <= 128 and not packed else 64
+        chunk = 256 if level == "sm_100" and not packed else 128
+        return _fitting(shape, Tile(128, keys, 8, 3, chunk, edges_apart=True), 3, target)
+    keys = 64 if widest <= (64 if packed else 128) else 32 if widest <= 128 else 16
+    return _fitting(shape, Tile(128, keys, 8, 3, edges_apart=True), 2, target)
 
 
 def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) -> Tile:
     """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them."""
-    block = tile.keys * (shape.key_width + shape.value_width) * shape.element
-    queries = tile.rows * shape.key_width * shape.element
-    turned = 40 << 10 if shape.exact else 8 << 10 if shape.value_width > 128 else 0  # for weights, from warp to warp
-    room = (SHARED_BYTES[target.level] - queries - turned) // block
+    queries = 0 if tile.groups else tile.rows * shape.key_size * max(2, shape.element)
+    room = (SHARED_BYTES[target.level] - queries - (8 << 10)) // (tile.keys * shape.key_bytes)
     return replace(tile, stages=max(1, tile.stages - max(0, buffers - room)))
-
-
-_IN_FLIGHT = 32 << 10
-"""Bytes that a program should have asked for while it works on others."""
-SHARED_BYTES = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-"""Shared memory that a program can have, by level."""
-
-
-def split_counts(programs: int, target: Target) -> list[tuple[int, int | None, int]]:
-    """How many programs divide the keys of a sequence, for a number of sequences: (least, most or None, splits).
-
-    programs: of one sequence without splits. The fewer sequences, the more splits: together they fill the cores twice.
-    """
-    ranges: list[tuple[int, int | None, int]] = []
-    sequences = 1
-    while True:
-        splits = min(MOST_SPLITS, max(1, target.cores * 2 // (programs * sequences)))
-        splits = 1 << (splits.bit_length() - 1)
-        if ranges and ranges[-1][2] == splits:
-            ranges[-1] = ranges[-1][0], sequences, splits
-        else:
-            ranges.append((sequences, sequences, splits))
-        if splits == 1:
-            return [*ranges[:-1], (ranges[-1][0], None, 1)]
-        sequences += 1
 
 
 def power_of_two(size: int) -> int:

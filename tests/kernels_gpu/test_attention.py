@@ -1,6 +1,7 @@
 """Attention over the paged cache in Triton against its definition."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,14 +76,30 @@ def test_sequences_of_different_lengths_in_one_step() -> None:
     _agree(sequences, [1, 64, 1, 17, 3, 2])  # starts, prefills and a prompt taken token by token
 
 
-@pytest.mark.parametrize("splits", [2, 3])
-@pytest.mark.parametrize("bounded", [False, True])
-def test_keys_divided_over_programs(splits: int, bounded: bool) -> None:
-    sequences = Sequences(Case(dtype=F32, heads=6, bounded=bounded), [900, 300, 129, 2], splits=splits)
+@pytest.mark.parametrize("cores", [2, 8, 40])
+@pytest.mark.parametrize("case", [Case(dtype=F32, heads=6), Case(heads=6, bounded=True)])
+def test_keys_divided_over_programs(case: Case, cores: int) -> None:
+    sequences = Sequences(replace(case, cores=cores), [900, 300, 129, 2])
     sequences.done = [898, 298, 127, 0]
     _fill(sequences)
     _agree(sequences, [1, 1, 1, 1], [1, 1, 1, 1])
     assert all(not bool(left.any()) for name, left in sequences.workspaces.items() if name == "attention_counters")
+
+
+def test_keys_of_one_sequence_divided_over_programs() -> None:
+    sequences = Sequences(Case(dtype=F32, mask="(k <= q) & (q - k < 700)"), [900])
+    sequences.done = [898]
+    _fill(sequences)
+    _agree(sequences, [1], [1])
+
+
+def test_sequences_of_one_token_beside_prompts() -> None:
+    """They have the kernel that divides their keys, whatever else is in the step."""
+    sequences = Sequences(Case(dtype=F32, cores=16), [700, 40, 300, 1, 9])
+    sequences.done = [698, 0, 298, 0, 8]
+    _fill(sequences)
+    _agree(sequences, [1, 38, 1, 1, 1])
+    assert sequences.launches == ["attention_decode", "attention_prefill"]
 
 
 def _fill(sequences: Sequences) -> None:

@@ -1,12 +1,13 @@
 """Attention regions made by hand and run by the interpreter: sequences with a paged cache, taken step by step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from support.triton_interpreter import launch, load_kernels
+from support.triton_interpreter import Launch, launch, load_kernels
 
 import llmc.ir.masked_attention  # noqa: F401
 from llmc.codegen.layout import Buffer, View, fresh
@@ -42,6 +43,8 @@ class Case:
     scale: float = 0.25
     bounded: bool = False
     """Whether kernels do without a running maximum."""
+    cores: int | None = None
+    """Those of the target, if not as many as it has: how many programs divide keys among them."""
 
     @property
     def tolerance(self) -> float:
@@ -53,7 +56,9 @@ class Case:
     def context(self) -> Context:
         spec = CacheSpec(self.key_heads, self.key_size, self.value_size, format_of(self.dtype))
         bounded = frozenset({0} if self.bounded else ())
-        return Context(Target.preset(self.target), Crossovers(), (spec,), BLOCK_SIZE, 100, bounded=bounded)
+        target = Target.preset(self.target)
+        target = replace(target, cores=self.cores or target.cores)
+        return Context(target, Crossovers(), (spec,), BLOCK_SIZE, 100, bounded=bounded)
 
     def region(self) -> Attention:
         def weight(name: str, value: torch.Tensor) -> View:
@@ -88,8 +93,6 @@ class Sequences:
 
     case: Case
     lengths: Sequence[int]
-    splits: int | None = None
-    """Programs that divide the keys of a sequence in decode steps, other than the target's."""
     done: list[int] = field(default_factory=list)
     launches: list[str] = field(default_factory=list)
     """Kernels that ran, in order."""
@@ -180,16 +183,25 @@ class Sequences:
             if not draft.when.holds(sizes):
                 continue
             grid = [extent.at(sizes) for extent in draft.grid]
-            if self.splits is not None and draft.kernel.kind == "attention_decode":
-                grid[1] = self.splits
             kinds = (kind for _, kind in draft.kernel.parameters)
             arguments = [argument(ref, kind) for ref, kind in zip(draft.kernel.refs, kinds, strict=True)]
+            before = named["output"].clone()
             done = launch(getattr(self.module, draft.kernel.kind), grid, *arguments)
             if draft.kernel.kind == "cache":
                 self._check_stored(paged)
             else:
-                done.assert_written_once(named["output"])
+                self._check_written(done, draft.kernel.kind, step["starts"], named["output"], before)
             self.launches.append(draft.kernel.kind)
+
+    def _check_written(
+        self, done: Launch, kind: str, starts: torch.Tensor, output: torch.Tensor, before: torch.Tensor
+    ) -> None:
+        """A kernel has written what it is for, once, and nothing else: sequences of one token, or of several."""
+        for start, end in pairwise(starts.tolist()):
+            if (end - start == 1) == (kind == "attention_decode"):
+                done.assert_written_once(output[start:end])
+            else:
+                assert torch.equal(output[start:end].nan_to_num(7e7), before[start:end].nan_to_num(7e7))
 
     def paged(self) -> dict[str, torch.Tensor]:
         """The caches as kernels hold them, by name."""

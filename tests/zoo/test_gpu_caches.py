@@ -24,4 +24,4 @@ def test_caches_of_eight_bits(kv_dtype: str, most: float) -> None:
 @pytest.mark.parametrize(("family", "bounded"), [("gemma2", True), ("qwen3", True), ("llama", False)])
 def test_where_scores_are_bounded(family: str, bounded: bool) -> None:
     text = llmc.compile(tiny(family), target="sm_90", prove=False)._build.gpu.sources["sm_90"].text
-    assert ("add_bounded_block" in text) == bounded and ("add_block" in text) != bounded
+    assert ("weigh_bounded" in text) == bounded and ("weigh(" in text) != bounded
