@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from kernels_gpu.test_sampling import HORIZON, Step
+from support.choice_steps import HORIZON, Step
 
 from llmc.codegen.triton import emit_sampling
 from llmc.runtime import sample
