@@ -1,0 +1,40 @@
+"""An artifact on a GPU that nobody had when it was built: the PTX in it, run where there is neither Torch nor Triton."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support import software_driver
+from support.gpu_zoo import VOCAB, same_but_for_ties
+
+import llmc
+from llmc.runtime.sample import SamplingParams
+from llmc.zoo import tiny
+from llmc.zoo.checks import sequences
+
+NEW = 12
+
+
+def test_its_ptx_chooses_the_tokens_of_the_reference(tmp_path: Path) -> None:
+    path = llmc.compile(tiny("llama"), target="sm_80", prove=False).save(tmp_path / "tiny.llmc")
+    (tmp_path / "libcuda.so.1").symlink_to(software_driver.library()._name)
+    prompts = [prompt[:12] for prompt in sequences(VOCAB)]
+    code = f"""
+import json, sys
+for name in ("torch", "triton", "transformers"):
+    sys.modules[name] = None
+import llmc
+model = llmc.load({str(path)!r}, program="cuda", trust=True)
+found = model.generate({prompts!r}, max_new_tokens={NEW}, ignore_eos=True)
+print(json.dumps([one.token_ids for one in found]))
+"""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LLMC_CUBLAS": "none"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reference = llmc.load(path, program="reference").session
+    wanted = reference.generate(prompts, SamplingParams(max_new_tokens=NEW, ignore_eos=True))
+    for prompt, have, want in zip(prompts, json.loads(done.stdout), wanted, strict=True):
+        assert len(have) == NEW
+        same_but_for_ties(reference, tuple(prompt), tuple(have), want.token_ids)
