@@ -9,6 +9,10 @@ from llmc.runtime.sample import SamplingParams
 FAMILIES = ("llama", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2", "bloom", "falcon", "olmo2", "cohere2",
             "mixtral", "gpt_oss")  # fmt: skip
 GREEDY = SamplingParams(max_new_tokens=40, ignore_eos=True)
+DRAWN = SamplingParams(
+    max_new_tokens=40, temperature=1.3, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.1, logprobs=3, seed=4,
+    ignore_eos=True,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -16,9 +20,10 @@ def test_a_family_matches_eager(family: str) -> None:
     gpu_zoo.matches_eager(on_gpu, family)
 
 
+@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
-def test_greedy_tokens_are_those_of_the_reference(family: str) -> None:
-    gpu_zoo.chooses_tokens_as_the_reference(on_gpu, family, GREEDY)
+def test_tokens_are_those_of_the_reference(family: str, params: SamplingParams) -> None:
+    gpu_zoo.chooses_tokens_as_the_reference(on_gpu, family, params)
 
 
 @pytest.mark.parametrize("storage", ["float", "int8", "int4", "fp8"])
