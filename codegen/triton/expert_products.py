@@ -67,7 +67,7 @@ class ProductKernel:
         self.ragged = product.outputs % self.mine != 0
         kernel.warps, kernel.stages = tiling.warps, tiling.stages
         kernel.matrix_units = product.form.multiplied != "float32"
-        kernel.most_barriers = 5
+        kernel.most_barriers = 6
 
     def multiply(self) -> None:
         """Add lines that set `sum_0` and, of two sets, `sum_1`: [outputs, slots], or [outputs] of a single slot."""
@@ -121,6 +121,7 @@ class ProductKernel:
         units, step, pad = form.units(product.k), tiling.batch * tiling.joined, "    "
         scaled = tiling.rows > FEW and form.group > 0 and "mins" not in form.parts
         kernel.round_bytes, kernel.rounds = tile.rows * step * form.unit_bytes, -(-units // step)
+        kernel.weight_bits = 0 if tiling.blocks else form.bits
         if tiling.batch > 1:
             kernel.add(f"unit = tl.arange(0, {tiling.batch})")
         weights = Weights(kernel, form, product.weights, n, product.k, tile, 0, plain=self.plain)

@@ -13,8 +13,8 @@ from llmc.codegen.triton.linear_source import At, Source
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
 LANES = 32
-UNDER_WAY = 32 << 10
-"""Bytes that a multiprocessor must have asked for."""
+UNDER_WAY = 44 << 10
+"""Bytes that a multiprocessor should have asked for: more than it needs, as programs do not start together."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GemvShape:
 def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, cores: int) -> GemvShape:
     """How a warp should read its rows: 16 bytes a lane, so many rows and so far ahead that memory is kept busy.
 
-    A multiprocessor needs 32 KB under way. Where there are few warps for each, every one reads further ahead.
+    Where there are few warps for each multiprocessor, every one reads further ahead.
     """
     span = LANES * 128 // bits
     columns = next(size for size in (span, 128, 64) if stride % size == 0 and size <= span)
@@ -45,7 +45,8 @@ def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, cores: int) -> G
     warps = max(1, min(16, owned.count // (block * cores)))
     wanted = -(-UNDER_WAY // (warps * each * owned.sets * 512))
     steps = stride // columns
-    ahead = max(size for size in (1, 2, 3, 4) if steps % size == 0 and size <= max(1, wanted))
+    sizes = [size for size in (1, 2, 3, 4, 6, 8) if steps % size == 0]
+    ahead = next((size for size in sizes if size >= wanted), sizes[-1])
     return GemvShape(columns, abreast, block, ahead)
 
 

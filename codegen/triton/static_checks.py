@@ -57,6 +57,8 @@ class Traits:
     """Of its pipeline: one more than the buffers."""
     programs: float = float("inf")
     """Of the launch, for each multiprocessor."""
+    hurried: bool = True
+    """Whether instructions are counted against the time that reading the weights takes."""
 
 
 def traits_of(draft: Draft, target: Target, rows: int = 1) -> Traits:
@@ -89,13 +91,15 @@ class Examination:
 def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     """Read the code of a kernel for an NVIDIA target. Raises MissingTool where there is no disassembler."""
     machine = read_sass(binary.code)
-    loop = _inner(machine, traits)
+    loop = inner_loop(machine, traits)
     blocks = _blocks_per_sm(binary, machine, level)
     in_flight, all_at_once = _in_flight(binary, machine, traits, min(blocks, traits.programs))
     a_weight = 0.0
     if loop is not None and traits.weight_bits:
         weights = _weight_bytes(loop, binary, traits, whole=not machine.loops) * 8 / traits.weight_bits
         a_weight = len(loop.body) / weights if weights else float("inf")
+    if all_at_once and in_flight < NEEDED_IN_FLIGHT and not machine.loops:
+        traits = replace(traits, hurried=False)  # what it takes is the way of one load, and what comes before and after
     findings = [
         *_of_the_kernel(binary, machine, level),
         *_of_the_barriers(machine, loop, traits),
@@ -105,7 +109,7 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
 
 
-def _inner(machine: Machine, traits: Traits) -> Loop | None:
+def inner_loop(machine: Machine, traits: Traits) -> Loop | None:
     """The innermost loop that reads most of global memory, of those that multiply as expected if there are any; all of
     a kernel whose loop is unrolled.
     """
@@ -122,10 +126,6 @@ def _multiplies(loop: Loop) -> bool:
 
 def _loads(loop: Loop) -> list[int]:
     return [item.width for item in loop.body if item.name in ("LDG", "LDGSTS")]
-
-
-def _wide(loop: Loop) -> list[int]:
-    return [width for width in _loads(loop) if width == 16]
 
 
 def _bytes_loaded(loop: Loop) -> int:
@@ -169,7 +169,7 @@ def _in_flight(binary: Binary, machine: Machine, traits: Traits, resident: float
 
 def _of_the_kernel(binary: Binary, machine: Machine, level: str) -> Iterator[str]:
     spilled = machine.counts["LDL"] + machine.counts["STL"]
-    if machine.stack or spilled:
+    if spilled:
         yield f"registers are spilled: {machine.stack} bytes of stack, {spilled} accesses"
     if binary.shared > SHARED_OF_SM[level] - 1024:
         yield f"{binary.shared} bytes of shared memory, {level} has {SHARED_OF_SM[level] - 1024} for a block"
@@ -192,12 +192,14 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
         yield "the inner loop multiplies outside of tensor cores"
     if not traits.weight_bits:
         return
-    total, wide = sum(_loads(loop)), sum(_wide(loop))
-    if total and wide < WIDE_SHARE * total and traits.weight_bits >= 16:
-        yield f"{wide / total:.0%} of what the inner loop reads comes in loads of 16 bytes"
+    evicted = [item for item in loop.body if item.name == "LDG" and ".EF" in item.op]
+    widths = [item.width for item in evicted] if evicted else _loads(loop)
+    total, wide = sum(widths), sum(width for width in widths if width == 16)
+    if wide < WIDE_SHARE * total and (evicted or traits.weight_bits >= 16):
+        yield f"{wide / total:.0%} of the weights that the inner loop reads come in loads of 16 bytes"
     if traits.weight_bits < 16 and (conversions := counts["I2F"] + counts["I2FP"]):
         yield f"{conversions} conversions from integers in the inner loop"
-    if a_weight > INSTRUCTIONS_A_WEIGHT[traits.weight_bits]:
+    if traits.hurried and a_weight > INSTRUCTIONS_A_WEIGHT[traits.weight_bits]:
         budget = INSTRUCTIONS_A_WEIGHT[traits.weight_bits]
         yield f"{a_weight:.1f} instructions a weight of {traits.weight_bits} bits, there is time for {budget}"
     if in_flight < NEEDED_IN_FLIGHT:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from support.linear_regions import Case, Outline
 
+from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import compile_kernels
 from llmc.codegen.triton.kernel import Draft
-from llmc.codegen.triton.static_checks import Traits, examine
+from llmc.codegen.triton.static_checks import examine, traits_of
 
 LAYER = {
     "qkv": Case(
@@ -19,6 +20,15 @@ LAYER = {
     "down": Case(n=2048, k=8192, chain=("add",)),
 }  # fmt: skip
 """A layer of Llama 3.2 1B."""
+LARGER = {
+    "qkv": Case(
+        n=6144, k=4096, source="rms_norm", heads=(("q", 32), ("k", 8), ("v", 8)), head_size=128, rotated=128
+    ),
+    "o": Case(n=4096, k=4096, chain=("add",)),
+    "gate and up": Case(n=28672, k=4096, source="rms_norm", gate="silu"),
+    "down": Case(n=4096, k=14336, chain=("add",)),
+}  # fmt: skip
+"""A layer of Llama 3.1 8B."""
 
 
 @pytest.fixture(scope="module")
@@ -26,41 +36,47 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
-def findings(drafts: dict[str, Draft], level: str, cache: Path) -> dict[str, tuple[str, ...]]:
-    """What static checks say of kernels; those that wait may read weights before."""
+def findings(drafts: dict[str, Draft], level: str, rows: int, cache: Path) -> dict[str, tuple[str, ...]]:
+    """What static checks say of kernels in a step of so many rows."""
     binaries = compile_kernels({name: draft.kernel for name, draft in drafts.items()}, level, cache=cache)
-    found = {}
-    for name, draft in drafts.items():
-        text = draft.kernel
-        constants = frozenset(
-            place
-            for place, ref in enumerate(text.refs)
-            if ref.argument is not None and ref.argument.kind == "weight"
-        )  # fmt: skip
-        traits = Traits(text.weight_bits, text.matrix_units, text.most_barriers, constants, text.pdl)
-        found[name] = examine(binaries[name], traits, level).findings
+    found = {
+        name: examine(binaries[name], traits_of(draft, Target.preset(level), rows), level).findings
+        for name, draft in drafts.items()
+    }
     return {name: said for name, said in found.items() if said}
 
 
-def one_token(case: Case) -> Draft:
-    """The launch of a linear in a step of one token."""
-    (draft,) = [draft for draft in Outline(case).drafts() if draft.when.holds({"T": 1, "R": 1, "B": 1})]
-    return draft
+def launches(cases: dict[str, Case], rows: int) -> dict[str, Draft]:
+    """The products of linears in a step of so many rows."""
+    found = {}
+    for name, case in cases.items():
+        for draft in Outline(case).drafts():
+            if draft.when.holds({"T": rows, "R": rows, "B": 1}) and draft.kernel.kind == "linear":
+                assert name not in found and isinstance(draft, Draft)
+                found[name] = draft
+    return found
 
 
 @pytest.mark.parametrize("case", [LAYER["down"], replace(LAYER["down"], format="int4")], ids=["bf16", "int4"])
 def test_a_linear_of_one_token(case: Case, cache: Path) -> None:
-    assert findings({"down": one_token(case)}, "sm_90", cache) == {}
+    assert findings(launches({"down": case}, 1), "sm_90", 1, cache) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["bf16", "int8", "int4", "fp8"])
+@pytest.mark.parametrize("rows", [1, 8, 16])
+@pytest.mark.parametrize("format", ["bf16", "fp8", "int8", "int6", "int4"])
 @pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
-def test_a_layer_of_one_token(level: str, format: str, cache: Path) -> None:
-    drafts = {name: one_token(replace(case, format=format, target=level)) for name, case in LAYER.items()}
-    found = findings(drafts, level, cache)
-    narrow = [said for said in found.pop("qkv", ()) if "loads of 16 bytes" not in said]
-    assert found == {} and narrow == []
+def test_a_layer(level: str, format: str, rows: int, cache: Path) -> None:
+    cases = {name: replace(case, format=format, target=level) for name, case in LAYER.items()}
+    assert findings(launches(cases, rows), level, rows, cache) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["bf16", "int4"])
+@pytest.mark.parametrize("level", ["sm_80", "sm_90", "sm_100"])
+def test_a_larger_layer_of_one_token(level: str, format: str, cache: Path) -> None:
+    cases = {name: replace(case, format=format, target=level) for name, case in LARGER.items()}
+    assert findings(launches(cases, 1), level, 1, cache) == {}
 
 
 @pytest.mark.slow

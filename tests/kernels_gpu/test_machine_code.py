@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.rearranged_weights import part_names
+from support.mixtures import mixture
 from support.row_regions import Rows
 
 from llmc.codegen.layout import Buffer, View, fresh
-from llmc.codegen.regions import Experts
 from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import compile_kernels
@@ -16,7 +15,7 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_experts import emit_experts
 from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import Draft, KernelText
-from llmc.codegen.triton.static_checks import Traits, examine
+from llmc.codegen.triton.static_checks import Traits, examine, traits_of
 
 
 def rows_of_a_model(level: str) -> list[Draft]:
@@ -47,32 +46,44 @@ def fresh_axes(*shape: int) -> tuple:
     return fresh(Buffer(0, "", "", torch.Size(shape).numel(), "f32", "arena"), shape).axes
 
 
-def mixture(format: str) -> Experts:
-    """64 experts of [2048, 2048] and [2048, 1024], 8 a token."""
-    sizes = ((2048, "f32"), (8, "i64"), (8, "f32"), (2048, "f32"))
-    source, ids, gates, output = (
-        fresh(Buffer(key, f"b{key}", "T", width, dtype, "arena"), (None, width))
-        for key, (width, dtype) in enumerate(sizes)
-    )
-    attrs = {
-        "up_format": format, "down_format": format, "experts": 64, "width": 1024, "act": "silu", "gated": True,
-        "limit": 0.0, "up_offset": 0.0,
-    }  # fmt: skip
-    up, down = (part_names(role, format) for role in ("up", "down"))
-    return Experts("moe", "", "T", source, ids, gates, up, down, None, None, output, attrs, ())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["sm_80", "sm_90", "sm_100"])
 def test_nothing_spills_and_dependent_launches_wait(level: str, tmp_path: Path) -> None:
     context = Context(Target.preset(level), Crossovers(), (), 128, 128256)
     drafts = [*rows_of_a_model(level), *emit_sampling(context)]
-    for format in ("bf16", "int4"):
-        drafts += emit_experts(mixture(format), context)
     kernels: dict[str, KernelText] = {f"{draft.kernel.kind}_{i}": draft.kernel for i, draft in enumerate(drafts)}
     for name, binary in compile_kernels(kernels, level, cache=tmp_path).items():
         text = kernels[name]
         traits = Traits(matrix_units=text.matrix_units, most_barriers=100, pdl=text.pdl)
         found = examine(binary, traits, level)
         assert found.findings == (), f"{name} ({text.comment}): {found.findings}"
-        assert found.machine.stack == 0, f"{name} spills"
+
+
+MIXTURES = {"Mixtral": (8, 4096, 14336, 2), "Qwen 3": (128, 2048, 768, 8)}
+
+
+def experts_of(model: str, format: str, level: str, tokens: int) -> dict[str, Draft]:
+    target = Target.preset(level)
+    drafts = emit_experts(mixture(format, *MIXTURES[model]), Context(target, Crossovers(), (), 128, 128256))
+    return {f"k{i}": draft for i, draft in enumerate(drafts) if draft.when.holds({"T": tokens, "R": 1, "B": 1})}
+
+
+def check_experts(model: str, format: str, level: str, tokens: int, cache: Path) -> None:
+    drafts = experts_of(model, format, level, tokens)
+    binaries = compile_kernels({name: draft.kernel for name, draft in drafts.items()}, level, cache=cache)
+    for name, draft in drafts.items():
+        found = examine(binaries[name], traits_of(draft, Target.preset(level), tokens), level).findings
+        assert found == (), f"{draft.kernel.comment}: {found}"
+
+
+def test_experts_of_one_token(tmp_path: Path) -> None:
+    check_experts("Qwen 3", "int4", "sm_90", 1, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [1, 8, 512])
+@pytest.mark.parametrize("format", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("model", MIXTURES)
+@pytest.mark.parametrize("level", ["sm_80", "sm_90", "sm_100"])
+def test_experts(level: str, model: str, format: str, tokens: int, tmp_path: Path) -> None:
+    check_experts(model, format, level, tokens, tmp_path)
