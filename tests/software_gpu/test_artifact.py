@@ -1,4 +1,4 @@
-"""An artifact on a GPU that nobody had when it was built: the PTX in it, run where there is neither Torch nor Triton."""
+"""The PTX of an artifact on a GPU that came later, run where there is neither Torch nor Triton."""
 
 import json
 import os
