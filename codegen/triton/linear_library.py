@@ -69,18 +69,18 @@ def emit_library(
     if packed(form):
         weight, draft = _unpacked(region, context, form)
         made.append(draft)
-    in_place = _in_place(region)
-    target = raw or (region.target if in_place else None)
-    if target is None:
-        target = View(context.scratch("products", region.domain, region.n, "f32"), ())
-    dtype = STORED[form.multiplied]
+    target = raw or (region.target if _in_place(region) else None)
+    if target is None:  # a workspace: programs without a library have no memory for it
+        sums = Ref(argument=Argument("workspace", context.workspace("products", 0, 4 * region.n)))
+    else:
+        sums = Ref(argument=Argument("logits")) if target.buffer.place == "logits" else Ref(target.buffer)
     made.append(
         ProductDraft(
-            weight, Ref(rounded.buffer), _ref(target), dtype, region.n, form.units(region.k) * form.unit,
-            target.buffer.width, rows_of(region.domain),
+            weight, Ref(rounded.buffer), sums, STORED[form.multiplied], region.n, form.units(region.k) * form.unit,
+            target.buffer.width if target else region.n, rows_of(region.domain),
         )
     )  # fmt: skip
-    if raw is None and not (in_place and region.bias is None and not region.chain):
+    if raw is None and (target is None or region.bias is not None or region.chain):
         made.append(_finished(region, context, owned, target))
     return made
 
@@ -98,10 +98,6 @@ def _in_place(region: Linear) -> bool:
         and target.buffer.dtype == "f32"
         and target.buffer.place in ("arena", "logits")
     )
-
-
-def _ref(view: View) -> Ref:
-    return Ref(argument=Argument("logits")) if view.buffer.place == "logits" else Ref(view.buffer)
 
 
 def _unpacked(region: Linear, context: Context, form: Form) -> tuple[Ref, Draft]:
@@ -137,8 +133,11 @@ def _unpacked(region: Linear, context: Context, form: Form) -> tuple[Ref, Draft]
     return Ref(argument=Argument("workspace", name)), Draft(kernel, grid)
 
 
-def _finished(region: Linear, context: Context, owned: Owned, sums: View) -> Draft:
-    """The launch that turns sums into results. A program has a block of the results of one row."""
+def _finished(region: Linear, context: Context, owned: Owned, sums: View | None) -> Draft:
+    """The launch that turns sums into results. A program has a block of the results of one row.
+
+    sums: where they lie among the results; None for the workspace.
+    """
     kernel = KernelText("finish", warps=4, stages=1, pdl=context.pdl)
     kernel.comment = f"results of a product: {describe(region)}"
     kernel.add("t = tl.program_id(0).to(tl.int64)", f"n = tl.program_id(1) * {BLOCK} + tl.arange(0, {BLOCK})")
@@ -147,11 +146,11 @@ def _finished(region: Linear, context: Context, owned: Owned, sums: View) -> Dra
         kernel.add(f"owned = n < {owned.count}")
     owned.define(kernel, "n")
     wait(kernel)
-    pointer = kernel.pointer(sums.buffer, "sums")
+    pointer = kernel.workspace("products", "*fp32") if sums is None else kernel.pointer(sums.buffer, "sums")
     mask = f", mask={masked}, other=0.0" if masked else ""
     names = tuple(f"y_{s}" for s in range(owned.sets))
     for name, row in zip(names, owned.rows("n"), strict=True):
-        kernel.add(f"{name} = tl.load({pointer} + t * {sums.buffer.width} + {row}{mask})")
+        kernel.add(f"{name} = tl.load({pointer} + t * {region.n} + {row}{mask})")
     finish(kernel, context, region, owned, Sums(names, "n", "t", masked, masked))
     symbol = rows_of(region.domain)
     return Draft(kernel, (Extent(symbol), Extent(times=-(-owned.count // BLOCK)), ONE))

@@ -219,7 +219,7 @@ _IN_STEP = tuple(kind for kind in get_args(ArgumentKind) if kind not in ("source
 _STEP = _Place(_IN_STEP, STEP_ARRAYS, chosen=True)
 _CHOOSING = _Place(_IN_STEP, STEP_ARRAYS + CHOICE_ARRAYS)
 _REARRANGING = _Place(("source", "target"), symbols=("",))
-_WEIGHT, _INPUTS, _SUMS = _Place(("weight", "workspace")), _Place(("arena",)), _Place(("arena", "logits"))
+_WEIGHT, _INPUTS, _SUMS = _Place(("weight", "workspace")), _Place(("arena",)), _Place(("arena", "workspace", "logits"))
 
 
 @dataclass(frozen=True)
@@ -320,13 +320,17 @@ def _within(product: Product, plan: Plan) -> bool:
     number = NUMBER_BYTES[product.dtype]
     room = {("weight", name): size for name, size in zip(plan.weights, plan.weight_bytes, strict=True)}
     room |= {("weight", each.weight): each.bytes for each in plan.rearrangements}
-    room |= {("workspace", each.name): each.bytes for each in plan.workspaces}
+    for each in plan.workspaces:
+        room["workspace", each.name] = min(each.bytes, room.get(("workspace", each.name), each.bytes))
     if product.n * product.k * number > room[product.weight.kind, product.weight.name]:
         return False
     if product.inputs.number + product.k * number > plan.arena_bytes_per_token or product.n > product.stride:
         return False
     if product.sums.kind == "logits":
         return product.stride == plan.vocabulary and product.rows == "R"
+    if product.sums.kind == "workspace":
+        found = [each.bytes_per_token for each in plan.workspaces if each.name == product.sums.name]
+        return product.stride * 4 <= min(found)
     return product.sums.number + product.stride * 4 <= plan.arena_bytes_per_token
 
 

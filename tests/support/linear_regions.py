@@ -217,7 +217,8 @@ class Made:
         context = self.context()
         made = emit_linear(self.region, context)
         for workspace in context.workspaces.values():
-            self.given["workspace", workspace.name] = torch.full((workspace.bytes,), 0xFF, dtype=torch.uint8)
+            size = workspace.bytes + workspace.bytes_per_token * self.case.rows
+            self.given["workspace", workspace.name] = torch.full((size,), 0xFF, dtype=torch.uint8)
         return made
 
     def rearrange(self) -> None:
