@@ -283,7 +283,9 @@ def merge_shares(
         )
         next_top = tl.maximum(top, tl.max(tops, 0))
         keep, weights = tl.exp2(top - next_top), tl.exp2(tops - next_top[None, :])
-        total = total * keep + tl.sum(totals * weights, 0)
-        acc = acc * keep[:, None] + tl.sum(accs * weights[:, :, None], 0)
+        # The choice keeps products from being fused with the sums of other threads: each thread would round another
+        # one of the two, and threads that hold the same sum would disagree.
+        total = total * keep + tl.sum(tl.where(inside, totals * weights, 0.0), 0)
+        acc = acc * keep[:, None] + tl.sum(tl.where(inside[:, :, None], accs * weights[:, :, None], 0.0), 0)
         top = next_top
     return top, total, acc
