@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from llmc.runtime.program import Program
+from llmc.runtime.program import Batch, Program
 from llmc.runtime.sample import SamplingParams, TokenLogprobs
 
 MOST_ENDS = 8
@@ -45,6 +45,10 @@ class Continued:
     logprobs: list[TokenLogprobs]
     """Of each token, if they were asked for."""
 
+    def at(self, step: int) -> tuple[int, TokenLogprobs | None]:
+        """One of the tokens, counted from 0."""
+        return self.tokens[step], self.logprobs[step] if self.logprobs else None
+
 
 @runtime_checkable
 class Decoder(Program, Protocol):
@@ -58,4 +62,10 @@ class Decoder(Program, Protocol):
 
         They are chosen as `llmc.runtime.sample.Sampler` does from the same numbers. K and V of all but the last are in
         the cache then. Raises NumericsGateFailed if logits are not numbers.
+        """
+
+    def step_and_choose(self, batch: Batch, continuations: Sequence[Continuation]) -> list[Continued]:
+        """Run one step as `step` does, and choose a token from each of the rows of logits that it would return.
+
+        There is a continuation for each row, with one token remaining. Raises NumericsGateFailed as `decode` does.
         """

@@ -51,9 +51,13 @@ def logits_of(tokens: Sequence[int], program: Program, pool: BlockPool, most: in
 
 def run_step(program: Program, packed: Packed) -> npt.NDArray[np.float32]:
     """Make the copies that a step needs, run it, and return its [R, V] logits."""
+    _copy(program, packed)
+    return program.step(packed.batch)
+
+
+def _copy(program: Program, packed: Packed) -> None:
     for source, target in packed.copies:
         program.copy_block(source, target)
-    return program.step(packed.batch)
 
 
 def _admit(waiting: deque[Request], running: list[Request], pool: BlockPool, most: int) -> None:
@@ -69,20 +73,23 @@ def _step(
     running: Sequence[Request], program: Program, packer: Packer, tokens: int, chunk: int | None
 ) -> list[Increment]:
     """One step of all running requests: each gets at least one of the step's `tokens`."""
-    if isinstance(program, Decoder) and program.decode_steps and all(request.can_be_continued for request in running):
-        return _decode(running, program)
+    decoder = program if isinstance(program, Decoder) and program.decode_steps else None
+    if decoder is not None and all(request.can_be_continued for request in running):
+        return _decode(running, decoder)
     pieces: list[Piece] = []
     left = tokens
     for behind, request in zip(range(len(running) - 1, -1, -1), running, strict=True):
         pieces.append(request.next_piece(left - behind, chunk))
         left -= len(pieces[-1].tokens)
     packed = packer.pack(pieces)
+    wanted = zip(running, packed.rows, strict=True)
+    complete = [(request, rows.start) for request, rows in wanted if rows.start < rows.stop]
+    if decoder is not None:
+        _copy(program, packed)
+        chosen = decoder.step_and_choose(packed.batch, [request.choice() for request, _ in complete])
+        return [request.accept_token(*made.at(0)) for (request, _), made in zip(complete, chosen, strict=True)]
     logits = run_step(program, packed)
-    return [
-        request.accept(logits[rows.start])
-        for request, rows in zip(running, packed.rows, strict=True)
-        if rows.start < rows.stop
-    ]
+    return [request.accept(logits[row]) for request, row in complete]
 
 
 def _decode(running: Sequence[Request], program: Decoder) -> list[Increment]:
@@ -97,6 +104,5 @@ def _decode(running: Sequence[Request], program: Decoder) -> list[Increment]:
     for step in range(max(len(made.tokens) for made in chosen)):
         for request, made in zip(running, chosen, strict=True):
             if step < len(made.tokens) and request.finish_reason is None:  # a stop text ends it before its tokens do
-                logprobs = made.logprobs[step] if made.logprobs else None
-                increments.append(request.accept_token(made.tokens[step], logprobs))
+                increments.append(request.accept_token(*made.at(step)))
     return increments

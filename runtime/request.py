@@ -1,7 +1,7 @@
 """One prompt on its way to a finished text, and what the caller gets to see of it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmc.runtime.batch import Piece
@@ -132,6 +132,10 @@ class Request:
             ends=tuple(sorted(self._end_tokens)),
             remaining=remaining,
         )
+
+    def choice(self) -> Continuation:
+        """What a program needs to choose its next token and no other, whatever may end the text."""
+        return replace(self.continuation(1), ends=(), remaining=1)
 
     def accept(self, logits: Row) -> Increment:
         """Choose the token that follows from [V] logits; sets `finish_reason` when it is the last."""

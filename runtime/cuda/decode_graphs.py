@@ -105,6 +105,22 @@ class DecodeGraphs:
         bucket.arrays.upload()
         return bucket
 
+    def choose(self, continuations: Sequence[Continuation]) -> list[Continued]:
+        """The next token of each sequence, from the rows of logits that the last step has left; it is launched."""
+        self.interrupt()
+        count = len(continuations)
+        bucket = self._bucket(count, max(len(given.blocks) for given in continuations))
+        arrays = bucket.arrays
+        large = choices.fill(arrays.arrays, continuations, self._plan.block_size)
+        arrays.upload()
+        if large:
+            arrays.upload(*large)
+        limited = any(choices.rules_out(given, self._plan.vocabulary) for given in continuations)
+        sizes = {"T": count, "B": count, "R": count, "M": bucket.blocks, "F": int(limited)}
+        self._run(self._plan.sampling, sizes, arrays)
+        arrays.download(*choices.wanted(continuations))
+        return choices.read(arrays.arrays, continuations, self._plan.vocabulary)
+
     def decode(self, continuations: Sequence[Continuation], spare: int) -> list[Continued]:
         """The next tokens of each sequence (see `Decoder.decode`)."""
         ahead, self._ahead = self._ahead, None

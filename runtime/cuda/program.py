@@ -109,8 +109,32 @@ class GpuProgram:
 
     def step(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Run one step; logits [R, V]. The next step may overwrite the array that is returned."""
+        self._compute(batch)
+        rows = len(batch.rows)
+        if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
+            self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
+        assert self._device_logits is not None, "_reserve() makes them"
+        self.device.download(Place(self._device_logits, 0), self._logits)
+        return self._logits
+
+    def step_and_choose(self, batch: Batch, continuations: Sequence[Continuation]) -> list[Continued]:
+        """Run one step, and choose a token from each row of logits, on the device (see `Decoder`).
+
+        Raises NumericsGateFailed if logits are not numbers.
+        """
+        assert self.plan.sampling, "not all programs choose tokens"
+        if not continuations:
+            self._compute(batch)
+            return []
+        size = self._graphs.size_for(len(continuations))
+        self._reserve(size, size, size)  # before there are logits, which do not move with their memory
+        self._compute(batch)
+        return self._graphs.choose(continuations)
+
+    def _compute(self, batch: Batch) -> None:
+        """Ask for a step."""
         assert self._cache_blocks, "allocate() comes first"
-        tokens, rows = len(batch.tokens), len(batch.rows)
+        tokens = len(batch.tokens)
         if tokens == len(batch.lengths) <= MOST_SEQUENCES and np.array_equal(batch.rows, np.arange(tokens)):
             size = self._graphs.size_for(tokens)
             self._reserve(size, size)
@@ -118,11 +142,6 @@ class GpuProgram:
         else:
             self._graphs.interrupt()
             self._launch(batch)
-        if rows != len(self._logits) or self._logits.nbytes > KEPT_LOGITS_BYTES:
-            self._logits = np.empty((rows, self.plan.vocabulary), np.float32)
-        assert self._device_logits is not None, "_reserve() makes them"
-        self.device.download(Place(self._device_logits, 0), self._logits)
-        return self._logits
 
     def decode(self, continuations: Sequence[Continuation]) -> list[Continued]:
         """The next tokens of each sequence, chosen on the device: `decode_steps`, or fewer where a sequence ends.
