@@ -9,6 +9,7 @@ from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.torch_version import TorchVersion
 
 from llmc.errors import InvalidGraph
 
@@ -42,7 +43,7 @@ def _decompositions() -> AbstractContextManager[None]:
     """Before torch 2.13 ops such as aten.linear, as C++ decomposes them, fix sizes that are to stay free: there, those
     of Python are used. It takes twice as long.
     """
-    return enable_python_dispatcher() if torch.__version__ < (2, 13) else nullcontext()
+    return enable_python_dispatcher() if TorchVersion(torch.__version__) < "2.13" else nullcontext()
 
 
 def same_type(x: object, y: object) -> bool:
