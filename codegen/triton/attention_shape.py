@@ -15,8 +15,8 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of an element of the cache."""
 _IN_FLIGHT = 32 << 10
 """Bytes that a program should have asked for while it works on others."""
-SHARED_BYTES = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-"""Shared memory that a program can have, by level."""
+SHARED_BYTES = {"sm_80": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+"""Shared memory that a program can have, by level; of sm_80 on all that its code runs on, not on 8.0 alone."""
 LEAST_WIDTH = 16
 """Elements of a chunk, and rows of a program where queries are the large side, that matrix units take at least."""
 

@@ -1,5 +1,6 @@
 """Checks of machine code find what they are for, in kernels that are made to be wrong in one way each."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_weights_may_be_read_before_the_wait(cache: Path) -> None:
     text = _product("bf16")
     assert early_reads(_compiled(cache, text).assembly) == {0}
     assert _findings(cache, text).findings == ()
+
+
+@pytest.mark.parametrize(("level", "most"), [("sm_80", 99 << 10), ("sm_90", 227 << 10)])
+def test_a_block_has_the_shared_memory_of_the_least_gpu_that_runs_it(cache: Path, level: str, most: int) -> None:
+    text = KernelText("nothing")
+    text.add("pass")
+    binary = compile_kernels({"k": text}, level, cache=cache)["k"]
+    fits, too_much = (replace(binary, shared=shared) for shared in (most, most + 1))
+    assert not any("shared" in finding for finding in examine(fits, Traits(), level).findings)
+    found = [finding for finding in examine(too_much, Traits(), level).findings if "shared" in finding]
+    assert found == [f"{most + 1} bytes of shared memory, {level} has {most} for a block"]
 
 
 def test_inputs_may_not(cache: Path) -> None:
