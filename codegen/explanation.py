@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from llmc.runtime.checked_json import Field, parse
-from llmc.runtime.crossover import VARIANTS, Crossover
+from llmc.runtime.crossover import PREDICTED, VARIANTS, Crossover
 
 VERSION = 1
 """Version of the JSON; rises when a field changes or goes."""
@@ -99,8 +99,9 @@ class KernelRecord:
         if not self.variants:
             return self
         used = {use.variant for use in self.variants}
-        reasons = {name: reason for use in self.variants for name, reason in use.others if name not in used}
-        known = {*used, *reasons}
+        unused = {name: reason for use in self.variants for name, reason in use.others if name not in used}
+        known = {*used, *unused}
+        reasons = {name: reason for name, reason in unused.items() if not reason.startswith(PREDICTED)}
         starts = {name: start for name, start in zip(VARIANTS, crossover.starts, strict=True) if name in known}
         reasons |= {name: f"not used ({crossover.source})" for name, start in starts.items() if start >= NEVER_FROM}
         legal = [name for name in starts if name not in reasons]

@@ -80,6 +80,11 @@ def test_a_tuning_table_moves_the_crossovers() -> None:
         VariantUse("flat", 5, None, (("gemv", "used from 1 rows on (measured here)"), no_panels)),
     )
     assert tuned.kernels[1] == PROGRAM.kernels[1]
+    slower = replace(FLAT, others=(*FLAT.others, ("gemm", "predicted 1.20 times as long for 5 rows")))
+    both = replace(linear, variants=(GEMV, slower)).with_crossovers(Crossover(5, 9, "measured here"))
+    assert [(use.variant, use.first, use.last) for use in both.variants] == [
+        ("gemv", 1, 4), ("flat", 5, 8), ("gemm", 9, None)
+    ]  # fmt: skip
     every = linear.with_crossovers(Crossover(1, 1, "measured here"))
     assert [use.variant for use in every.variants] == ["flat"]
     never = PROGRAM.kernels[0].with_crossovers(Crossover(1 << 30, 1 << 30, "measured here"))
