@@ -1,6 +1,7 @@
 """Generated kernels as they are compiled, instruction by instruction, against what they mean."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,14 +11,19 @@ from support.attention_regions import Sequences
 from support.compiled_kernels import run_compiled
 from support.linear_regions import Case
 from support.row_regions import Rows, close
+from support.software_machine import KernelFailed
 
 F32, F16 = torch.float32, torch.float16
 LEVELS = ("sm_80", "sm_90")
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("rows", [1, 9, 70])
-@pytest.mark.parametrize("format", ["f32", "f16", "bf16", "int8", "int4", "int6g16"])
+@pytest.mark.parametrize(
+    ("format", "rows", "level"),
+    [
+        *((format, rows, level) for format in ("f32", "bf16", "int4") for rows in (1, 9, 70) for level in LEVELS),
+        *((format, 9, "sm_80") for format in ("f16", "int8", "int6g16")),
+    ],
+)
 def test_linears(monkeypatch: pytest.MonkeyPatch, format: str, rows: int, level: str) -> None:
     """Ordinary lanes, matrix units of a warp, and those of a group of warps where the target has them."""
     run_compiled(monkeypatch, level, linear_regions)
@@ -82,3 +88,44 @@ def test_threads_that_hold_the_same_sum_agree_on_it(monkeypatch: pytest.MonkeyPa
     """Keys divided over programs: what each of them found is added up by several warps alike."""
     run_compiled(monkeypatch, "sm_80", attention_regions)
     attend(Sequences(attention_regions.Case(dtype=F32, heads=6, cores=8), [300]), [299], [1])
+
+
+SYNCHRONISES = re.compile(
+    r"^\s*(bar\.sync|cp\.async\.(wait|commit)|fence\.proxy|wgmma\.(fence|commit|wait)|grid\S+wait)", re.M
+)
+
+
+def test_whatever_synchronises_a_kernel_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear with copies in the background and matrices of a group of warps, without each of them in turn."""
+    case = Case("bf16", n=64, k=256, rows=70, target="sm_90")
+    texts: list[str] = []
+
+    def without(place: int) -> Callable[[str], str]:
+        def edit(ptx: str) -> str:
+            found = list(SYNCHRONISES.finditer(ptx))
+            if ".visible .entry linear(" not in ptx:
+                return ptx
+            texts[:] = [one.group(1) for one in found]
+            start = found[place].start(1) if place < len(found) else len(ptx)
+            return ptx[:start] + "//" + ptx[start:]
+
+        return edit
+
+    run_compiled(monkeypatch, "sm_90", linear_regions, edit=without(1 << 20))
+    linear_regions.check(case)
+    missed: dict[str, list[bool]] = {}
+    for place in range(len(texts)):
+        run_compiled(monkeypatch, "sm_90", linear_regions, edit=without(place))
+        try:
+            linear_regions.check(case)
+        except KernelFailed:
+            missed.setdefault(texts[place], []).append(True)
+        else:
+            missed.setdefault(texts[place], []).append(False)
+    # The first of the groups of copies may as well be one with the second, and one barrier stands before memory that
+    # nobody has used since the one before it.
+    assert missed.pop("cp.async.commit").count(False) == 1
+    barriers = missed.pop("bar.sync")
+    assert barriers.count(False) <= 1 < len(barriers)
+    assert all(all(each) for each in missed.values()), missed
+    assert len(missed) == 6

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -86,11 +86,13 @@ class Compiled:
 
     text: KernelText
     level: str
+    edit: Callable[[str], str] = str
+    """What to make of its PTX."""
 
     @cached_property
     def _made(self) -> tuple[PtxModule, dict[str, Any]]:
         ptx, facts = _compiler()(self.text, self.level)
-        return PtxModule(ptx), facts
+        return PtxModule(self.edit(ptx)), facts
 
     def launch(self, grid: Sequence[int], arguments: Sequence[Any], seed: int, reachable: Sequence[Any]) -> "Done":
         """Run it: tensors and numbers, in the order of its parameters."""
@@ -103,7 +105,7 @@ class Compiled:
         nothing = np.uint64(0)  # Triton adds two pointers
         module.launch(
             facts["symbol"], grid, facts["threads"], [*values, nothing, nothing], shared=shared, seed=seed,
-            memory=memory,
+            memory=memory, programmatic=self.text.pdl,
         )  # fmt: skip
         return Done(self.text.kind, memory)
 
@@ -137,12 +139,22 @@ def _array(tensor: torch.Tensor) -> Array:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
-def run_compiled(monkeypatch: pytest.MonkeyPatch, level: str, *harnesses: ModuleType, seed: int = 0) -> None:
-    """Let harnesses that interpret kernels run them compiled for `level` instead; blocks in an order by `seed`."""
+def run_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+    level: str,
+    *harnesses: ModuleType,
+    seed: int = 0,
+    edit: Callable[[str], str] = str,
+) -> None:
+    """Let harnesses that interpret kernels run them compiled for `level` instead; blocks in an order by `seed`.
+
+    `edit` changes their PTX.
+    """
 
     def load_kernels(kernels: Mapping[str, KernelText]) -> SimpleNamespace:
         # Programmatic dependent launch is of newer GPUs than some harnesses ask for.
-        return SimpleNamespace(**{n: Compiled(text, "sm_90" if text.pdl else level) for n, text in kernels.items()})
+        levels = {name: "sm_90" if text.pdl else level for name, text in kernels.items()}
+        return SimpleNamespace(**{name: Compiled(text, levels[name], edit) for name, text in kernels.items()})
 
     def launch(kernel: Compiled, grid: Sequence[int], *arguments: Any, reachable: Sequence[Any] = (), **_: Any) -> Done:
         return kernel.launch(grid, arguments, seed, reachable)

@@ -142,6 +142,7 @@ bool Block::run(uint32_t number) {
     copies.clear();
     products.clear();
     product_groups = 0;
+    not_fenced.clear();
     while (at < code.size())
         if (!step()) return false;
     at = uint32_t(code.size() - 1);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -87,6 +88,7 @@ private:
     };
     std::vector<Products> products;
     uint64_t product_groups = 0;  // that were committed
+    std::set<uint32_t> not_fenced;  // registers of 32 bits that wgmma uses and others wrote since wgmma.fence
 
     void bind();
     void* array(Operand one) const {

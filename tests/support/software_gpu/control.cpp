@@ -44,6 +44,9 @@ bool Block::step() {
             return fail("register " + name + " while wgmma still computes it");
         if (!execute(bound)) return false;
         if (one.marks_outputs) mark_outputs(bound);
+        if (one.feeds_wgmma)
+            for (auto& out : one.out)
+                if (out.bytes == 4) not_fenced.insert(out.index);
         if (one.kind != Kind::branch && one.kind != Kind::exit && one.kind != Kind::barrier) at++;
     }
     // The lowest place goes first: where paths meet again, those behind catch up.
@@ -255,7 +258,7 @@ bool Block::execute(const Bound& bound) {
         case Kind::mma: return mma(bound);
         case Kind::move_matrices: return move_matrices(bound);
         case Kind::wgmma: return wgmma(bound);
-        case Kind::wgmma_fence: return true;
+        case Kind::wgmma_fence: not_fenced.clear(); return true;
         case Kind::wgmma_commit: product_groups++; return true;
         case Kind::wgmma_wait: return end_products(one.number);
         case Kind::proxy_fence: shared.proxy_fence(); return true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "decode.h"
 #include "definitions.h"
@@ -13,6 +14,24 @@ const Function* Module::find(std::string_view name) const {
         if (one->name == name) return one.get();
     return nullptr;
 }
+
+namespace {
+
+// What wgmma reads and adds to must not be touched by others but before a fence.
+void mark_wgmma_registers(std::vector<Instruction>& code) {
+    std::set<uint32_t> used;
+    for (auto& one : code) {
+        if (one.kind != Kind::wgmma) continue;
+        for (auto* operands : {&one.out, &one.in})
+            for (auto& operand : *operands)
+                if (operand.bytes == 4) used.insert(operand.index);
+    }
+    for (auto& one : code)
+        for (auto& out : one.out)
+            one.feeds_wgmma |= one.kind != Kind::wgmma && out.bytes == 4 && used.count(out.index);
+}
+
+}  // namespace
 
 uint32_t Decoder::carry() {
     if (!has_carry) carry_register = function.registers[1]++;
@@ -64,6 +83,7 @@ bool Decoder::run(const std::vector<VariableText>& module_variables) {
     end.kind = Kind::exit;
     end.opcode = "ret";
     function.instructions.push_back(end);
+    mark_wgmma_registers(function.instructions);
     find_definitions(function);
     return true;
 }

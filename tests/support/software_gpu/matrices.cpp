@@ -92,6 +92,10 @@ struct Reader final : SharedReader {
 bool Block::wgmma(const Bound& bound) {
     const Instruction& one = *bound.instruction;
     const Wgmma& wgmma = one.wgmma;
+    for (auto* operands : {&one.out, &one.in})
+        for (auto& operand : *operands)
+            if (operand.bytes == 4 && not_fenced.count(operand.index))
+                return fail("register " + function.names[4][operand.index] + " was written without wgmma.fence since");
     for (unsigned first_thread = 0; first_thread < threads; first_thread += group_threads) {
         bool here;
         if (!whole(first_thread / 32, 4, here)) return false;

@@ -50,6 +50,7 @@ struct Instruction {
     bool marks_outputs = false;   // some output may be read where it is not certain to be written
     bool second_is_not = false;   // setp p|q
     bool takes_warps = false;     // works on whole warps
+    bool feeds_wgmma = false;     // writes registers of one
     uint32_t guard = 0;           // a predicate
     const Operation* operation = nullptr;
     std::vector<Operand> out, in;  // of an access with an address: in[0] is its base

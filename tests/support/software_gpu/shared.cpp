@@ -50,6 +50,7 @@ void Shared::start(uint32_t bytes) {
     touched_begin = bytes;
     touched_end = written_end = 0;
     completed = issued = 0;
+    async_reads.clear();
 }
 
 const char* Shared::clash_with_writer(uint32_t at, uint32_t bytes, uint8_t own) {
@@ -196,12 +197,23 @@ const char* Shared::read_async(uint32_t at, uint32_t bytes, uint64_t group) {
     }
     issued = std::max(issued, group);
     std::memset(&async_group[at], int(1 + (group - 1) % 255), bytes);
+    async_reads.push_back({group, at, bytes});
     return nullptr;
 }
 
 void Shared::complete_async(uint64_t group) {
     completed = std::max(completed, group);
     if (completed >= issued) std::fill(async_group.begin(), async_group.begin() + size_, 0);
+    size_t kept = 0;
+    for (auto& one : async_reads) {
+        if (one.group > completed) {
+            async_reads[kept++] = one;
+            continue;
+        }
+        std::memset(&reader[one.at], several, one.bytes);
+        touch(one.at, one.bytes);
+    }
+    async_reads.resize(kept);
 }
 
 void Shared::proxy_fence() {

@@ -24,7 +24,8 @@ public:
     const char* begin_copy(uint32_t at, uint32_t bytes, unsigned warp);
     void end_copy(uint32_t at, uint32_t bytes);
 
-    // What wgmma reads in the background until the group of this number, counted from 1, is complete.
+    // What wgmma reads in the background until the group of this number, counted from 1, is complete; for other warps
+    // it counts as read until the next barrier then.
     const char* read_async(uint32_t at, uint32_t bytes, uint64_t group);
     void complete_async(uint64_t group);  // this one and all before it
     void proxy_fence();                   // what was written can be read by wgmma
@@ -39,6 +40,11 @@ private:
     uint32_t touched_begin = 0, touched_end = 0;  // since the barrier
     uint32_t written_end = 0;
     uint64_t completed = 0, issued = 0;
+    struct AsyncRead {
+        uint64_t group;
+        uint32_t at, bytes;
+    };
+    std::vector<AsyncRead> async_reads;
     // By byte: its value; what it holds; 0 or 1 + the one warp that wrote and read it since the barrier, or `several`;
     // the last group of wgmma that reads it.
     std::vector<uint8_t> bytes_, state, writer, reader, async_group;
