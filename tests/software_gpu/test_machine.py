@@ -60,6 +60,9 @@ WORDS = {
     "setp.ge.s32 %p|%pn, %a, %b;\n selp.b32 %x, %a, %b, %pn;": lambda a, b, c: b if a >= b else a,
     "setp.eq.s32 %q, %a, %a;\n setp.ne.and.s32 %p, %a, %b, %q;\n selp.b32 %x, 1, 0, %p;".replace("%q", "%pq"):
         lambda a, b, c: a != b,
+    "add.s16x2 %x, %a, %b;": lambda a, b, c: (a + b & 0xFFFF) | ((a >> 16) + (b >> 16) & 0xFFFF) << 16,
+    "min.u16x2 %x, %a, %b;":
+        lambda a, b, c: min(a & 0xFFFF, b & 0xFFFF) | min(a >> 16 & 0xFFFF, b >> 16 & 0xFFFF) << 16,
     "mul.wide.s32 %d, %a, %b;\n mov.b64 {_, %x}, %d;": lambda a, b, c: a * b >> 32,
     "add.cc.u32 %x, %a, %b;\n addc.u32 %x, 0, 0;": lambda a, b, c: (a & 0xFFFFFFFF) + (b & 0xFFFFFFFF) >> 32,
     "mad.lo.cc.u32 %t, %a, %b, %c;\n madc.hi.u32 %x, %a, %b, 0;":

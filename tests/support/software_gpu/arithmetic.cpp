@@ -162,10 +162,6 @@ struct NotPredicate {
     static uint8_t of(uint8_t a) { return a ^ 1; }
 };
 template <class T>
-struct LogicalNot {
-    static T of(T a) { return a == 0; }
-};
-template <class T>
 struct ShiftLeft {  // amounts beyond the width count as the width
     static T of(T a, uint32_t by) { return by >= 8 * sizeof(T) ? T(0) : T(a << by); }
 };
@@ -212,6 +208,13 @@ struct GreaterEqual {
 template <class Compare, class Combine, class T>
 struct CombinedComparison {
     static uint8_t of(T a, T b, uint8_t c) { return Combine::of(Compare::of(a, b), c); }
+};
+
+template <class F, class T>
+struct Halves {  // of a word, each by itself
+    static uint32_t of(uint32_t a, uint32_t b) {
+        return uint16_t(F::of(T(a), T(b))) | uint32_t(uint16_t(F::of(T(a >> 16), T(b >> 16)))) << 16;
+    }
 };
 
 // Floats: results of add, mul and fma are rounded to nearest even as C++ does; .ftz makes zeros of subnormals.
@@ -302,6 +305,11 @@ void add_integers(Table& table, const std::string& type) {
     table["mul.hi." + type] = two<High<T>, T, T>();
     table["mad.lo." + type] = three<LowAdd<T>, T, T>();
     table["mad.hi." + type] = three<HighAdd<T>, T, T>();
+    if constexpr (sizeof(T) == 2) {
+        table["add." + type + "x2"] = two<Halves<Add<T>, T>, uint32_t, uint32_t>();
+        table["min." + type + "x2"] = two<Halves<Minimum<T>, T>, uint32_t, uint32_t>();
+        table["max." + type + "x2"] = two<Halves<Maximum<T>, T>, uint32_t, uint32_t>();
+    }
     if constexpr (sizeof(T) < 8) {
         table["mul.wide." + type] = two<Wide<T>, Wider<T>, T>();
         table["mad.wide." + type] = three<WideAdd<T>, Wider<T>, T>();
@@ -324,7 +332,6 @@ void add_bits(Table& table, const std::string& width) {
     table["or.b" + width] = two<Or<T>, T, T>();
     table["xor.b" + width] = two<Xor<T>, T, T>();
     table["not.b" + width] = one<Not<T>, T, T>();
-    table["cnot.b" + width] = one<LogicalNot<T>, T, T>();
     table["shl.b" + width] = two<ShiftLeft<T>, T, T, uint32_t>();
     table["shr.b" + width] = two<ShiftRight<T>, T, T, uint32_t>();
     add_comparison<Equal<T>, T>(table, "eq", "b" + width);
