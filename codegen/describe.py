@@ -1,9 +1,9 @@
 """The explanation of a program: its regions with their kernels, variants, costs and origins.
 
-describe(model, regions, functions, loops, text, memory, target, table=None) -> ProgramExplanation
+describe(model, regions, functions, loops, text, memory, target, table=None, notes=None) -> ProgramExplanation
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sympy import Expr
 from torch import fx
@@ -42,19 +42,20 @@ def describe(
     memory: str,
     target: Target,
     table: Crossovers | None = None,
+    notes: Mapping[int, str] | None = None,
 ) -> ProgramExplanation:
     """Explain a generated program.
 
     model: the packed graph that `regions` compute; functions: the name of each region's function in `text`, the
     generated source; memory: the memory plan, for reading; target: what costs are predicted for; table: crossovers
-    that were measured.
+    that were measured; notes: what else there is to say of regions, by their numbers.
     """
     nodes = {node.name: node for node in model.graph.nodes}
     lines = _lines(text)
     kernels: dict[str, KernelRecord] = {}
     works: dict[str, dict[str, Work]] = {}
     records = []
-    for region, function in zip(regions, functions, strict=True):
+    for number, (region, function) in enumerate(zip(regions, functions, strict=True)):
         if function not in kernels:
             choices = _choices(region, nodes, target, table)
             uses = tuple(VariantUse(choice.variant, *choice.m_range, choice.others) for choice in choices)
@@ -76,7 +77,15 @@ def describe(
                 for name, sizes in STEPS.items()
             }
         records.append(
-            RegionRecord(region.name, function, region.origin, tuple(region.nodes), _on_logits(region), works[function])
+            RegionRecord(
+                region.name,
+                function,
+                region.origin,
+                tuple(region.nodes),
+                _on_logits(region),
+                works[function],
+                (notes or {}).get(number, ""),
+            )
         )
     return ProgramExplanation(
         target=_target_text(target),

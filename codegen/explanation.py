@@ -132,6 +132,8 @@ class RegionRecord:
     """Whether it has a row for each row of logits, not for each token."""
     work: Mapping[str, Work]
     """By the names of the steps."""
+    note: str = ""
+    """What else there is to say of it, such as what its softmax needs."""
 
     @property
     def place(self) -> str:
@@ -259,13 +261,20 @@ def _variant(item: Field) -> VariantUse:
 
 
 def _region(item: Field, steps: Mapping[str, StepSizes]) -> RegionRecord:
-    found = item.members(("name", "kernel", "origin", "nodes", "on_logits", "work"))
+    found = item.members(("name", "kernel", "origin", "nodes", "on_logits", "work"), ("note",))
     work = {name: _work(part) for name, part in found["work"].members(tuple(steps)).items()}
     nodes = tuple(part.text() for part in found["nodes"].items(_MOST))
     if not isinstance(found["on_logits"].value, bool):
         found["on_logits"].reject("true or false")
+    note = found["note"].text() if "note" in found else ""
     return RegionRecord(
-        found["name"].text(), found["kernel"].text(), found["origin"].text(), nodes, found["on_logits"].value, work
+        found["name"].text(),
+        found["kernel"].text(),
+        found["origin"].text(),
+        nodes,
+        found["on_logits"].value,
+        work,
+        note,
     )
 
 

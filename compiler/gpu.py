@@ -58,7 +58,8 @@ class GpuPrograms:
         source = self.sources[level]
         functions = [source.kernels_of(number)[0] for number in range(len(source.regions))]
         target = Target.preset(level)
-        return describe(model, source.regions, functions, (), source.text, str(source.memory), target)
+        memory = str(source.memory)
+        return describe(model, source.regions, functions, (), source.text, memory, target, notes=source.notes)
 
     def open(self, model: Model) -> GpuProgram | None:
         """The program on this machine's GPU; None where there is none that one of the targets is for.

@@ -5,7 +5,7 @@ same are one kernel.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,7 +27,7 @@ from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import Draft, KernelText, Ref, module_text
 from llmc.codegen.triton.linear_library import ProductDraft
 from llmc.codegen.triton.packed import packed_weights
-from llmc.codegen.triton.score_bounds import GREATEST, score_bound
+from llmc.codegen.triton.score_bounds import score_bound
 from llmc.ir.model import Model
 from llmc.runtime.cuda.plan import Argument, Cache, Kernel, Launch, Plan, Product, Rearrangement
 from llmc.runtime.program import CacheSpec
@@ -47,6 +47,8 @@ class GpuSource:
     plan: Plan
     regions: tuple[Region, ...]
     memory: MemoryPlan
+    notes: Mapping[int, str] = field(default_factory=dict)
+    """What there is to say of regions, by their numbers."""
 
     @property
     def text(self) -> str:
@@ -73,11 +75,12 @@ class _Emitter:
     ) -> None:
         self.model, self.lowered, self.caches, self.target = model, lowered, caches, target
         self.context = Context(target, crossovers, tuple(caches), BLOCK_SIZE, lowered.vocabulary)
+        attentions = {n: region for n, region in enumerate(lowered.regions) if isinstance(region, Attention)}
+        bounds = {n: score_bound(region, lowered.regions, self._weight) for n, region in attentions.items()}
+        dtypes = {n: caches[region.layer].dtype for n, region in attentions.items()}
+        self.notes = {n: bound.note(dtypes[n]) for n, bound in bounds.items()}
         self.context.bounded = frozenset(
-            region.layer
-            for region in lowered.regions
-            if isinstance(region, Attention)
-            and (score_bound(region, lowered.regions, self._weight) or float("inf")) <= GREATEST
+            region.layer for n, region in attentions.items() if not bounds[n].maximum_with(dtypes[n])
         )
         self.drafts = [
             (number, draft) for number, region in enumerate(lowered.regions) for draft in self._drafts(region)
@@ -114,7 +117,11 @@ class _Emitter:
             crossovers=self.context.chosen,
         )
         return GpuSource(
-            {name: text for name, (_, text) in self.kernels.items()}, made, tuple(self.lowered.regions), memory
+            {name: text for name, (_, text) in self.kernels.items()},
+            made,
+            tuple(self.lowered.regions),
+            memory,
+            self.notes,
         )
 
     def _drafts(self, region: Region) -> Sequence[Draft | ProductDraft]:

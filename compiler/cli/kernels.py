@@ -70,6 +70,11 @@ def reasons(program: ProgramExplanation) -> Iterator[str]:
         for use in kernel.variants:
             yield f"  {use.rows}: {use.variant}"
             yield from (f"    not {name}: {reason}" for name, reason in use.others)
+        notes: dict[str, list[str]] = {}
+        for region in program.regions:
+            if region.kernel == kernel.name and region.note:
+                notes.setdefault(region.note, []).append(region.origin.partition(" at ")[0])
+        yield from (f"  {', '.join(places)}: {note}" for note, places in notes.items())
 
 
 def _groups(program: ProgramExplanation) -> Iterator[tuple[KernelRecord, str, list[RegionRecord]]]:

@@ -7,7 +7,7 @@ import torch
 
 from llmc.codegen.layout import Buffer, View, fresh
 from llmc.codegen.regions import Attention, HeadPart, Linear, Norm, Rotation, RowOp, RowRegion
-from llmc.codegen.triton.score_bounds import LOG2E, score_bound
+from llmc.codegen.triton.score_bounds import LOG2E, ScoreBound, score_bound
 
 GAMMAS = {"q": torch.tensor([0.5, -2.0, 1.0, 0.25]), "k": torch.tensor([0.0, 1.0, 0.5, -0.5])}
 
@@ -43,16 +43,37 @@ def _regions(factor: bool = False, normed: str = "qk") -> list[RowRegion | Linea
 
 
 def test_norms_of_queries_and_keys_bound_scores() -> None:
-    found = score_bound(ATTENTION, _regions(), GAMMAS.__getitem__)
+    bound = score_bound(ATTENTION, _regions(), GAMMAS.__getitem__)
+    found = bound.value
     assert found == pytest.approx(0.5 * LOG2E * 4 * 2.0 * 1.0, rel=0.03)
     assert found is not None and found > 0.5 * LOG2E * 4 * 2.0
+    assert bound.why == "RMS norms of queries and keys (norms up to 4.0 and 2.0)"
 
 
-@pytest.mark.parametrize("regions", [_regions(factor=True), _regions(normed="q"), _regions(normed="k"), []])
-def test_what_is_not_known_is_no_bound(regions: list[RowRegion | Linear]) -> None:
-    assert score_bound(ATTENTION, regions, GAMMAS.__getitem__) is None
+@pytest.mark.parametrize(
+    ("regions", "why"),
+    [
+        (_regions(factor=True), "queries are turned by a RoPE with a factor"),
+        (_regions(normed="q"), "keys have no RMS norm"),
+        (_regions(normed="k"), "queries have no RMS norm"),
+        ([], "queries and keys are not written by one linear each"),
+    ],
+)
+def test_what_is_not_known_is_no_bound(regions: list[RowRegion | Linear], why: str) -> None:
+    bound = score_bound(ATTENTION, regions, GAMMAS.__getitem__)
+    assert bound == ScoreBound(None, why)
+    assert bound.note("bfloat16") == f"running maximum: {why}"
 
 
 def test_a_softcap_is_a_bound_and_a_bias_is_none() -> None:
-    assert score_bound(replace(ATTENTION, softcap=50.0), [], GAMMAS.__getitem__) == pytest.approx(50 * LOG2E)
-    assert score_bound(replace(ATTENTION, softcap=50.0, bias="q - k"), [], GAMMAS.__getitem__) is None
+    bound = score_bound(replace(ATTENTION, softcap=50.0), [], GAMMAS.__getitem__)
+    assert bound.value == pytest.approx(50 * LOG2E)
+    assert bound.note("bfloat16") == "no running maximum: weights up to 2^72.1, by a softcap of 50"
+    biased = score_bound(replace(ATTENTION, softcap=50.0, bias="q - k"), [], GAMMAS.__getitem__)
+    assert biased == ScoreBound(None, "scores have a bias")
+
+
+def test_a_bound_that_is_too_great_or_weights_of_fp16_need_the_maximum() -> None:
+    assert ScoreBound(90.0, "it").maximum_with("float32") == ""
+    assert "more than 2^90" in ScoreBound(91.0, "it").maximum_with("float32")
+    assert "fp16" in ScoreBound(9.0, "it").maximum_with("float16") and ScoreBound(9.0, "it").maximum_with("int8")

@@ -4,6 +4,7 @@ import pytest
 from zoo.test_gpu import VOCAB, error, gpu_program
 
 import llmc
+from llmc.cli.kernels import reasons
 from llmc.zoo import tiny
 from llmc.zoo.checks import sequences
 from llmc.zoo.oracle import logits_of
@@ -23,5 +24,8 @@ def test_caches_of_eight_bits(kv_dtype: str, most: float) -> None:
 
 @pytest.mark.parametrize(("family", "bounded"), [("gemma2", True), ("qwen3", True), ("llama", False)])
 def test_where_scores_are_bounded(family: str, bounded: bool) -> None:
-    text = llmc.compile(tiny(family), target="sm_90", prove=False)._build.gpu.sources["sm_90"].text
+    build = llmc.compile(tiny(family), target="sm_90", prove=False)._build
+    text = build.gpu.sources["sm_90"].text
     assert ("weigh_bounded" in text) == bounded and ("weigh(" in text) != bounded
+    shown = [line for line in reasons(build.gpu.explain(build.model, "sm_90")) if "running maximum" in line]
+    assert shown and all(("no running maximum: weights up to 2^" in line) == bounded for line in shown)
