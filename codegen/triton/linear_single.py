@@ -75,8 +75,7 @@ class SingleRow:
         kernel.add(f"run = tl.arange(0, {self.width})[None, :, None] // {columns}")
         kernel.add(f"column_0 = unit[:, None, None] * {tile.joined * form.unit} + run * {form.unit}")
         kernel.add(f"column_0 += tl.arange(0, {self.width})[None, :, None] % {columns}")
-        if form.group:
-            kernel.add(f"group = tl.arange(0, {COLUMNS})[None, None, :]")
+        kernel.add(f"group = tl.arange(0, {COLUMNS})[None, None, :]")
 
     def multiply(self, read: Read) -> None:
         """Add the loop, after which `found` holds a sum for each row."""
@@ -110,7 +109,7 @@ class SingleRow:
             self._scale(words, pad)
         kernel.add("found = tl.sum(tl.sum(total, 0), 1)")
         if self.form.name == "fp8":
-            kernel.add(f"found *= tl.load({weights.names['scales']} + row) * {1 / COLUMNS}")  # its columns are the same
+            kernel.add(f"found *= tl.load({weights.names['scales']} + row)")
 
     @property
     def _shifted(self) -> bool:
@@ -119,12 +118,8 @@ class SingleRow:
     def _spread(self, number: int, pad: str) -> None:
         """Add the line that sets `x_<piece>` to a piece of the row, each group in a column of its own."""
         kernel, form, piece = self.kernel, self.form, self.weights.pieces[number]
-        if form.group:
-            group = f"run * {form.groups} + {piece.offset // form.group}"
-            kernel.add(f"{pad}x_{number} = tl.where({group} == group, x, 0.0).to(tl.bfloat16)")
-        else:
-            shape = f"{self.tiling.batch}, {self.width}, {COLUMNS}"
-            kernel.add(f"{pad}x_{number} = tl.broadcast_to(x.to(tl.bfloat16), ({shape}))")
+        group = f"run * {form.groups} + {piece.offset // form.group}" if form.group else "0"
+        kernel.add(f"{pad}x_{number} = tl.where({group} == group, x, 0.0).to(tl.bfloat16)")
 
     def _product(self, number: int, pad: str) -> None:
         kernel, weight = self.kernel, f"weight_0_{number}"

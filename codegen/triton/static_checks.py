@@ -28,8 +28,9 @@ SHARED_OF_BLOCK = {"sm_80": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm
 """What a block can have of it; code for sm_80 also runs on 8.6 and, as PTX, on 12.0, where that is less than on 8.0."""
 THREADS_OF_SM = {"sm_80": 2048, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048}
 REGISTERS_OF_SM, BLOCKS_OF_SM = 65_536, 32
-NEEDED_IN_FLIGHT = 32 << 10
-"""Bytes that a multiprocessor must have asked for to keep the memory busy."""
+NEEDED_IN_FLIGHT = {"sm_80": 16 << 10, "sm_89": 8 << 10, "sm_90": 32 << 10, "sm_100": 44 << 10}
+"""Bytes that a multiprocessor must have asked for to keep the memory busy, of an A100, L40S, H200 and B200: what the
+memory gives in 0.8 us."""
 INSTRUCTIONS_A_WEIGHT = {16: 15.0, 8: 7.5, 6: 6.0, 4: 4.0}
 """Time there is for a weight of so many bits, in instructions of a thread."""
 WIDE_SHARE = 0.95
@@ -83,8 +84,8 @@ class Examination:
     machine: Machine
     blocks_per_sm: int
     in_flight_per_sm: int
-    """Bytes of weights on their way while a launch waits for memory, on average; 0 where the kernel has no loop over
-    memory."""
+    """Bytes of weights on their way while a launch waits for memory, of a kernel without any of all that it reads; 0
+    where it has no loop over memory."""
     instructions_a_weight: float
     """In the inner loop; 0 where it reads no weights."""
     findings: tuple[str, ...]
@@ -100,12 +101,12 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     if loop is not None and traits.weight_bits:
         weights = _weight_bytes(loop, binary, traits, whole=not machine.loops) * 8 / traits.weight_bits
         a_weight = len(loop.body) / weights if weights else float("inf")
-    if all_at_once and in_flight < NEEDED_IN_FLIGHT and not machine.loops:
+    if all_at_once and in_flight < NEEDED_IN_FLIGHT[level] and not machine.loops:
         traits = replace(traits, hurried=False)  # what it takes is the way of one load, and what comes before and after
     findings = [
         *_of_the_kernel(binary, machine, level),
         *_of_the_barriers(machine, loop, traits),
-        *_of_the_loop(loop, traits, a_weight, NEEDED_IN_FLIGHT if all_at_once else in_flight),
+        *_of_the_loop(loop, traits, a_weight, NEEDED_IN_FLIGHT[level] if all_at_once else in_flight, level),
         *_of_the_wait(binary, traits),
     ]
     return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
@@ -155,10 +156,21 @@ def _weight_bytes(loop: Loop, binary: Binary, traits: Traits, *, whole: bool) ->
     return sum(item.width for item in loop.body if item.name == "LDG" and ".EF" in item.op)
 
 
+def _of_all_loads(binary: Binary, machine: Machine, loop: Loop | None, blocks: int) -> int:
+    """Bytes of whatever is read that a multiprocessor has asked for."""
+    if loop is None:
+        return 0
+    asynchronous = sum(item.width for item in loop.body if item.name == "LDGSTS") * binary.threads
+    if not asynchronous:
+        return bytes_in_flight(machine) * binary.threads * blocks
+    rounds = max(1, binary.shared // asynchronous - 1)  # buffers in shared memory but the one that is being read
+    return asynchronous * rounds * blocks
+
+
 def _in_flight(binary: Binary, machine: Machine, traits: Traits, resident: float) -> tuple[int, bool]:
     """Bytes of weights that a multiprocessor has asked for, and whether that is all that its programs will read."""
     if not traits.weight_bits:
-        return 0, True
+        return _of_all_loads(binary, machine, inner_loop(machine, traits), int(resident)), True
     if traits.round_bytes:
         ahead = min(traits.rounds, max(1, traits.stages - 1))
         if not machine.loops:
@@ -186,7 +198,7 @@ def _of_the_barriers(machine: Machine, loop: Loop | None, traits: Traits) -> Ite
         yield f"{count} barriers in the inner loop, at most {traits.most_barriers} are expected"
 
 
-def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: int) -> Iterator[str]:
+def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: int, level: str) -> Iterator[str]:
     if loop is None:
         return
     counts = loop.counts
@@ -204,8 +216,8 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
     if traits.hurried and a_weight > INSTRUCTIONS_A_WEIGHT[traits.weight_bits]:
         budget = INSTRUCTIONS_A_WEIGHT[traits.weight_bits]
         yield f"{a_weight:.1f} instructions a weight of {traits.weight_bits} bits, there is time for {budget}"
-    if in_flight < NEEDED_IN_FLIGHT:
-        yield f"{in_flight / 1024:.1f} KB in flight on a multiprocessor, {NEEDED_IN_FLIGHT >> 10} are needed"
+    if in_flight < NEEDED_IN_FLIGHT[level]:
+        yield f"{in_flight / 1024:.1f} KB in flight on a multiprocessor, {NEEDED_IN_FLIGHT[level] >> 10} are needed"
 
 
 def _of_the_wait(binary: Binary, traits: Traits) -> Iterator[str]:

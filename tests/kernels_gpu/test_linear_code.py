@@ -36,7 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
-def findings(drafts: dict[str, Draft], level: str, rows: int, cache: Path) -> dict[str, tuple[str, ...]]:
+def findings(drafts: dict[str, Draft], level: str, cache: Path, rows: int = 1) -> dict[str, tuple[str, ...]]:
     """What static checks say of kernels in a step of so many rows."""
     binaries = compile_kernels({name: draft.kernel for name, draft in drafts.items()}, level, cache=cache)
     found = {
@@ -59,7 +59,7 @@ def launches(cases: dict[str, Case], rows: int) -> dict[str, Draft]:
 
 @pytest.mark.parametrize("case", [LAYER["down"], replace(LAYER["down"], format="int4")], ids=["bf16", "int4"])
 def test_a_linear_of_one_token(case: Case, cache: Path) -> None:
-    assert findings(launches({"down": case}, 1), "sm_90", 1, cache) == {}
+    assert findings(launches({"down": case}, 1), "sm_90", cache) == {}
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_linear_of_one_token(case: Case, cache: Path) -> None:
 @pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
 def test_a_layer(level: str, format: str, rows: int, cache: Path) -> None:
     cases = {name: replace(case, format=format, target=level) for name, case in LAYER.items()}
-    assert findings(launches(cases, rows), level, rows, cache) == {}
+    assert findings(launches(cases, rows), level, cache, rows) == {}
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_a_layer(level: str, format: str, rows: int, cache: Path) -> None:
 @pytest.mark.parametrize("level", ["sm_80", "sm_90", "sm_100"])
 def test_a_larger_layer_of_one_token(level: str, format: str, cache: Path) -> None:
     cases = {name: replace(case, format=format, target=level) for name, case in LARGER.items()}
-    assert findings(launches(cases, 1), level, 1, cache) == {}
+    assert findings(launches(cases, 1), level, cache) == {}
 
 
 @pytest.mark.slow
