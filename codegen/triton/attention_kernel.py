@@ -213,7 +213,8 @@ class AttentionKernel:
             scales = self.text.cache("k_scale", region.layer, "*fp32")
             yield f"scores *= tl.load({scales} + cached + key)[{self.key_axes}]"
         if region.softcap > 0:
-            yield f"scores = {self.call('attention', 'soft_cap')}(scores, {region.softcap!r})"
+            capped = self.call("attention", "soft_cap")
+            yield f"scores = {capped}(scores, {region.softcap!r}, {self.precision})"
         if self.bias or visible:
             yield f"k_position = (start + key)[{self.key_axes}]"
         if self.bias or (self.visible and visible):

@@ -9,6 +9,8 @@ are the large side of a matrix product, [groups, keys, rows] where keys are.
 import triton
 import triton.language as tl
 
+from llmc.codegen.triton.library.numbers import tanh
+
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 """The greatest of no scores: finite, so that no difference is NaN."""
 
@@ -126,9 +128,16 @@ def block_at(table, position, stop, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def soft_cap(scores, CAP: tl.constexpr):
-    """CAP * tanh(scores / 2), in units of log 2, of scores in units of log 2 times CAP / 2."""
-    return CAP * 1.4426950408889634 - (2 * CAP * 1.4426950408889634) / (1.0 + tl.exp2(scores))
+def soft_cap(scores, CAP: tl.constexpr, PRECISION: tl.constexpr):
+    """CAP * tanh(scores / 2), in units of log 2, of scores in units of log 2 times CAP / 2.
+
+    What the exponential form loses of scores near 0 is CAP times the rounding of 1, too much for products of fp32 (see
+    `product`).
+    """
+    if PRECISION is None:
+        return CAP * 1.4426950408889634 - (2 * CAP * 1.4426950408889634) / (1.0 + tl.exp2(scores))
+    else:
+        return (CAP * 1.4426950408889634) * tanh(scores * 0.34657359027997264)
 
 
 @triton.jit
