@@ -59,7 +59,8 @@ def computes_what_the_reference_does(on_gpu: OnGpu, family: str, **options: str)
     prompt = sequences(VOCAB)[0]
     have, want = run_in_pieces(on_gpu(module, **options), prompt, [5, 1, 1]), run_in_pieces(reference, prompt, [])
     error = ((have - want).square().mean().sqrt() / want.std()).item()
-    assert error < (0.06 if options["quantize"].startswith("int") else 0.03), f"{error:.4f}"
+    coarse = options["quantize"].startswith("int") or options["kv_dtype"] == "fp8"  # levels apart by 1/8 of a number
+    assert error < (0.06 if coarse else 0.03), f"{error:.4f}"
 
 
 def tokens_do_not_depend_on_the_batch(on_gpu: OnGpu, together: int) -> None:
