@@ -207,7 +207,8 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
     if not traits.weight_bits:
         return
     evicted = [item for item in loop.body if item.name == "LDG" and ".EF" in item.op]
-    widths = [item.width for item in evicted] if evicted else _loads(loop)
+    copies = [item.width for item in loop.body if item.name == "LDGSTS"]
+    widths = [item.width for item in evicted] or copies or _loads(loop)
     total, wide = sum(widths), sum(width for width in widths if width == 16)
     if wide < WIDE_SHARE * total and (evicted or traits.weight_bits >= 16):
         yield f"{wide / total:.0%} of the weights that the inner loop reads come in loads of 16 bytes"
