@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.tiny_choosing import tiny_choosing
 from support.tiny_gpu_program import CHOOSING, PLAN
 from support.tiny_variants import VARIANTS
 
@@ -78,6 +79,17 @@ def _logits(plan: Document, place: int) -> Document:
 )  # fmt: skip
 def test_crossovers_that_do_not_fit_their_plan_are_refused(message: str, alter: Callable[[Document], object]) -> None:
     assert message in _variants(alter)
+
+
+def test_the_kernels_that_choose_tokens_are_read() -> None:
+    plan, _ = tiny_choosing()
+    binaries = {kernel.name: Binary(kernel.name, 0, 200, 0, 32) for kernel in plan.kernels}
+    plain = json.loads(json.dumps(to_json(plan, binaries, {}, COMPILER)))
+    assert parsed(plain).plan == plan
+    assert any(launch["when"]["symbol"] == "F" for launch in plain["plan"]["sampling"])
+    plain["plan"]["workspaces"][-1]["bytes_per_sequence"] = -8
+    with pytest.raises(ArtifactRejected, match="bytes_per_sequence: expected an integer from 0"):
+        parsed(plain)
 
 
 def _argument(kind: str) -> Callable[[Document], Document]:
