@@ -1,5 +1,6 @@
 """Attention of sequences that have several tokens in a step: prompts, and parts of prompts."""
 
+from llmc.codegen.mask_bounds import mask_bounds
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_kernel import AttentionKernel, latest, plus
 from llmc.codegen.triton.attention_shape import prefill_shape, prefill_tile
@@ -29,7 +30,8 @@ class PrefillAttention(AttentionKernel):
 
     def __init__(self, region: Attention, context: Context) -> None:
         shape = prefill_shape(region, context.caches[region.layer].dtype)
-        super().__init__(region, context, shape, prefill_tile(shape, context.target))
+        window = bool(mask_bounds(region.mask).before)
+        super().__init__(region, context, shape, prefill_tile(shape, context.target, window=window))
         self.tokens = max(1, self.tile.rows // shape.heads)
         self._write()
 

@@ -142,17 +142,18 @@ def decode_tile(shape: AttentionShape, target: Target) -> Tile:
     rows = 16 if shape.heads > 8 or target.kind != "cuda" else 8
     groups = 4 if 2 * 64 * shape.key_bytes <= SHARED_BYTES[target.level] else 2
     keys = 16 * groups
-    stages = min(5, 2 + -(-_IN_FLIGHT // (keys * shape.key_bytes)))
+    # Two or four blocks in memory: counting to three takes registers, and makes ptxas spill some.
+    stages = 3 if keys * shape.key_bytes >= _IN_FLIGHT else 5
     tile = Tile(rows, keys, groups, stages, 32 if shape.exact else 128, groups)
     return _fitting(shape, tile, stages - 1, target)
 
 
-def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
+def prefill_tile(shape: AttentionShape, target: Target, *, window: bool = False) -> Tile:
     """The tile of several tokens' query heads: as wide as registers allow, a warp having 16 rows of its own.
 
     Blocks of many keys, so that sums of values are multiplied, and warps wait for each other, seldom. How many there is
     room for beside the sums was found by compiling. fp32 takes so many registers that its products have keys as their
-    large side, as in decode steps.
+    large side, as in decode steps. The loop over edges of a `window` takes registers too.
     """
     widest, level = max(shape.key_size, shape.value_size), target.level
     if shape.exact:
@@ -161,9 +162,10 @@ def prefill_tile(shape: AttentionShape, target: Target) -> Tile:
     if level == "sm_100" and packed and widest > 192:
         return _fitting(shape, Tile(64, 64, 4, 3), 3, target)
     if level in ("sm_90", "sm_100"):
-        keys = 128 if widest <= 128 and not packed else 64
+        keys = 128 if widest <= (64 if window else 128) and not packed else 64
         chunk = 256 if level == "sm_100" and not packed else 128
-        return _fitting(shape, Tile(128, keys, 8, 3, chunk, edges_apart=True), 3, target)
+        apart = not (window and widest > 192)
+        return _fitting(shape, Tile(128, keys, 8, 3, chunk, edges_apart=apart), 3, target)
     keys = 64 if widest <= (64 if packed else 128) else 32 if widest <= 128 else 16
     return _fitting(shape, Tile(128, keys, 8, 3, edges_apart=True), 2, target)
 
