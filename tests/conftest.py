@@ -1,9 +1,13 @@
 """What all tests share. Those that are not about native code build without it: compiling takes seconds a program."""
 
 import os
+import signal
 
 # Before anything else is imported, the configurations of folders below included.
 os.environ.setdefault("LLMC_PROGRAM", "reference")
 # Triton reads this when it is imported and whenever a kernel is defined: tests interpret kernels. What compiles
 # kernels runs in processes of its own, without it.
 os.environ["TRITON_INTERPRET"] = "1"
+# Where tests are started in the background, Ctrl-C is ignored, by processes that they start as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
