@@ -32,6 +32,10 @@ def test_large_tiles(case: Case) -> None:
     check(Case(**(vars(case) | {"n": 3900 if case.gate else 1950, "k": 64, "rows": 66})))
 
 
+def test_tiles_of_64_rows_whose_warps_share_columns() -> None:
+    check(Case("int4", gate="silu", n=6000, k=160, rows=40))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("format", FLOATS)
 def test_floats_on_ordinary_lanes(format: str, rows: int) -> None:
