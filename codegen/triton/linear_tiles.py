@@ -79,7 +79,7 @@ class _Tiles:
         few = form.bits if tiling.rows <= MANY and not tiling.blocks else 0
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
-            weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
+            weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=6 if tiling.blocks else 3,
         )  # fmt: skip
         self.merged = rounded is not None and owned.sets == 2
         sets = 1 if self.merged else owned.sets
