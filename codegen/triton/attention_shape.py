@@ -157,12 +157,13 @@ def prefill_tile(shape: AttentionShape, target: Target, *, window: bool = False)
     """
     widest, level = max(shape.key_size, shape.value_size), target.level
     if shape.exact:
-        return _fitting(shape, Tile(_exact_rows(shape), 64, 4, 2, 32 if widest <= 128 else 16, 4), 1, target)
+        return _fitting(shape, Tile(_exact_rows(shape), 64, 4, 3, 32 if widest <= 128 else 16, 4), 2, target)
     packed = shape.element == 1
     if level == "sm_100" and packed and widest > 192:
         return _fitting(shape, Tile(64, 64, 4, 3), 3, target)
     if level in ("sm_90", "sm_100"):
-        keys = 128 if widest <= (64 if window else 128) and not packed else 64
+        # Three blocks have to fit in memory: with two, none is on its way while another is at work.
+        keys = 128 if widest <= (64 if window else 128) and not packed else 64 if widest <= 192 or packed else 32
         chunk = 256 if level == "sm_100" and not packed else 128
         apart = not (window and widest > 192)
         return _fitting(shape, Tile(128, keys, 8, 3, chunk, edges_apart=apart), 3, target)
@@ -172,8 +173,9 @@ def prefill_tile(shape: AttentionShape, target: Target, *, window: bool = False)
 
 def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) -> Tile:
     """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them."""
-    queries = 0 if tile.groups else tile.rows * shape.key_size * max(2, shape.element)
-    room = (SHARED_BYTES[target.level] - queries - (8 << 10)) // (tile.keys * shape.key_bytes)
+    in_memory = target.level in ("sm_90", "sm_100") and not tile.groups  # elsewhere they are in registers by then
+    queries = tile.rows * shape.key_size * 2 if in_memory else 0
+    room = (SHARED_BYTES[target.level] - queries - (2 << 10)) // (tile.keys * shape.key_bytes)
     return replace(tile, stages=max(1, tile.stages - max(0, buffers - room)))
 
 
