@@ -67,9 +67,11 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     programs = max(1.0, owned.count / (mine * target.cores))
     tile = form.unit * form.bits * mine * owned.sets // 8 * batch * joined
     stage = tile + form.unit * (2 if ready else 4) * rows * batch * joined
-    room = SHARED.get(target.level, 64 << 10) // min(2, math.ceil(programs))
+    all_room = SHARED.get(target.level, 64 << 10)
+    room = all_room // min(2, math.ceil(programs))
+    most = 1 + all_room // (stage + form.groups * 8 * mine * owned.sets * batch * joined)  # with what groups share
     wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
-    stages = max(2, min(wanted, room // stage + 1, 1 + -(-units // (batch * joined)), 10))
+    stages = max(2, min(wanted, room // stage + 1, most, 1 + -(-units // (batch * joined)), 10))
     return Tiling(mine, batch, rows, WARPS, stages, joined=joined)
 
 
