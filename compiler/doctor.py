@@ -170,7 +170,7 @@ def find_gpus(library: str = LIBRARY, cublas: str | None = None) -> tuple[tuple[
     except LlmcError as error:
         return (), str(error)
     gpus = [
-        Gpu(gpu.name, gpu.memory_bytes, ".".join(map(str, gpu.capability)), gpu.level, driver.version_text, products)
+        Gpu(gpu.name, gpu.memory_bytes, ".".join(map(str, gpu.capability)), gpu.target, driver.version_text, products)
         for gpu in found
     ]
     return tuple(gpus), ""

@@ -17,7 +17,7 @@ from llmc.codegen.triton.emit import GpuSource, emit
 from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
-from llmc.options import TARGETS, THIS_GPU, Options, cache_directory, chosen_cublas
+from llmc.options import THIS_GPU, Options, cache_directory, chosen_cublas
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
@@ -107,8 +107,8 @@ def on_this_machine(options: Options) -> Options:
             f"target: {THIS_GPU!r} stands for this machine's GPU; {error}; name a target such as sm_90 to build for"
             " another machine"
         ) from None
-    level = next((level for level, _ in candidates(TARGETS, gpu)), None)
-    if level is None:
+    level = gpu.target
+    if level == "cpu":
         raise MissingTool(f"target: no kernels are made for {gpu.name} ({gpu.level}); use --target cpu")
     targets = [level if target == THIS_GPU else target for target in options.targets]
     return replace(options, targets=tuple(dict.fromkeys(targets)))

@@ -245,7 +245,7 @@ class CudaDevice:
         if image.shared > self.gpu.shared_bytes:
             raise DeviceFailed(
                 f"{name}: needs {image.shared} bytes of shared memory, a block of {self.gpu.name} has"
-                f" {self.gpu.shared_bytes}; build the artifact with --target {self.gpu.level}"
+                f" {self.gpu.shared_bytes}; build the artifact again, with --target {self.gpu.target}"
             )
         log = ctypes.create_string_buffer(_LOG_BYTES)
         options = (c_int * 2)(JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES)

@@ -30,6 +30,9 @@ CAPTURE_RELAXED = 2
 JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES = 5, 6
 """Values of CUjit_option."""
 
+LEVELS = (80, 89, 90, 100)
+"""Compute capabilities, times ten, that programs are built for."""
+
 _NO_GPU = "no NVIDIA GPU is visible; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 Handle = c_void_p
@@ -123,6 +126,14 @@ class Gpu:
     def level(self) -> str:
         """What kernels for it are called, such as "sm_90"."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
+
+    @property
+    def target(self) -> str:
+        """What to build a program for that is to run on it; "cpu" if there is no such target."""
+        exact = 10 * self.capability[0] + self.capability[1]
+        if exact in LEVELS:
+            return f"sm_{exact}"
+        return f"sm_{LEVELS[0]}" if exact > LEVELS[0] else "cpu"  # its PTX is compiled by the driver
 
 
 class Driver:

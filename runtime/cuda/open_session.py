@@ -130,7 +130,7 @@ def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan,
             return file.plan, _images(binaries, _allowed(artifact, name, cache, trust))
     raise ArtifactRejected(
         f"{artifact.root}: holds {held(artifact.manifest)}, this machine has {gpu.name} ({gpu.level});"
-        f" build the artifact with --target {gpu.level}, or use --program cpu"
+        f" build the artifact with --target {gpu.target}, or use --program cpu"
     )
 
 

@@ -11,7 +11,7 @@ from support.tiny_gpu_program import PLAN, expected
 import llmc
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact
-from llmc.runtime.cuda.driver import Gpu
+from llmc.runtime.cuda.driver import LEVELS, Gpu
 from llmc.runtime.cuda.open_session import candidates, cublas_for, open_cuda_session, runs_here
 from llmc.runtime.cuda.plan import ALWAYS, Argument, Product
 from llmc.runtime.native_trust import keep
@@ -64,6 +64,16 @@ def test_a_library_is_looked_for_where_a_program_has_products() -> None:
     assert cublas_for(with_products, driver, fake).says == f"cuBLAS 12.8.4 ({fake})"
     with pytest.raises(MissingTool, match=r"libnothing\.so"):
         cublas_for(with_products, driver, "libnothing.so")
+
+
+@pytest.mark.parametrize(
+    ("capability", "target"),
+    [((9, 0), "sm_90"), ((8, 6), "sm_80"), ((8, 9), "sm_89"), ((10, 3), "sm_80"), ((12, 0), "sm_80"), ((7, 5), "cpu")],
+)
+def test_what_to_build_for_a_gpu(capability: tuple[int, int], target: str) -> None:
+    gpu = Gpu(0, "", capability, 0, 0, 0)
+    assert gpu.target == target
+    assert target == "cpu" or next(candidates([f"sm_{level}" for level in LEVELS], gpu))[0] == target
 
 
 def test_ptx_serves_gpus_that_there_is_no_code_for(tmp_path: Path) -> None:
