@@ -25,11 +25,12 @@ def emit_rearrangement(weight: PackedWeight) -> list[tuple[str, int, Draft]]:
     return found
 
 
-def _kernel(weight: PackedWeight, what: str, type: str, programs: int) -> tuple[KernelText, Draft]:
+def _kernel(weight: PackedWeight, what: str, type: str, programs: int, target: str = "") -> tuple[KernelText, Draft]:
+    """type: of what is read, and of what is written but for another `target`."""
     kernel = KernelText("rearrange", warps=1, stages=1)
     kernel.comment = f"{weight.format} of {weight.columns} columns: {what} from tiles to rows"
     kernel.argument("source", "source", type)
-    kernel.argument("target", "target", type)
+    kernel.argument("target", "target", target or type)
     kernel.add("tile = tl.program_id(0).to(tl.int64)", f"r = tl.arange(0, {TILE})[:, None]")
     grid = (Extent(times=weight.rows // TILE), Extent(times=programs), ONE)
     return kernel, Draft(kernel, grid)
@@ -80,28 +81,29 @@ def _nibbles(weight: PackedWeight, form: Form) -> Draft:
 
 
 def _sixes(weight: PackedWeight, form: Form) -> Draft:
-    """Three planes of a unit: the low bits of columns 0 to 15 of both groups, those of 16 to 31, and all high bits."""
+    """Three words i of a unit hold column i of each of its eight parts."""
     groups = weight.columns // GROUP
-    kernel, draft = _kernel(weight, "levels", "*u8", form.units(weight.columns))
+    kernel, draft = _kernel(weight, "levels", "*u8", form.units(weight.columns), "*i16")
     tile = 6 * TILE * 4
     kernel.add("i = tl.arange(0, 16)[None, :]")
-    for group in (0, 1):
+    for number in range(form.unit // GROUP):
         kernel.add(
-            f"group = tl.program_id(1) * 2 + {group}",
+            f"group = tl.program_id(1) * {form.unit // GROUP} + {number}",
             f"at = tile * {groups * tile} + group * {tile} + r * 4 + i % 4",
         )
         for name, plane in (("low", "i // 4"), ("first", "4"), ("second", "5")):
             read = f"tl.load(source + at + {plane} * 64, mask=group < {groups}, other=0).to(tl.int32)"
-            kernel.add(f"{name}_{group} = {read}")
-    kernel.add(
-        f"at = tile * {strip_bytes(form, weight.columns)} + tl.program_id(1) * {form.unit_bytes * TILE} + r * 16 + i",
-        "tl.store(target + at, ((low_0 & 15) | ((low_1 & 15) << 4)).to(tl.uint8))",
-        f"tl.store(target + at + {16 * TILE}, ((low_0 >> 4) | (low_1 & 240)).to(tl.uint8))",
-        "shift = i // 4 * 2",
-        "high = ((first_0 >> shift) & 3) | (((first_1 >> shift) & 3) << 2)",
-        "high |= (((second_0 >> shift) & 3) << 4) | (((second_1 >> shift) & 3) << 6)",
-        f"tl.store(target + at + {32 * TILE}, high.to(tl.uint8))",
-    )
+            kernel.add(f"{name} = {read}")
+        kernel.add(
+            f"level_{2 * number} = (low & 15) | (((first >> (i // 4 * 2)) & 3) << 4)",
+            f"level_{2 * number + 1} = (low >> 4) | (((second >> (i // 4 * 2)) & 3) << 4)",
+        )
+    words, unit = strip_bytes(form, weight.columns) // 2, form.unit_bytes * TILE // 2
+    kernel.add(f"at = tile * {words} + tl.program_id(1) * {unit} + r * 16 + i")
+    tops = ("(level_6 & 15) << 12", "((level_6 >> 4) << 12) | ((level_7 >> 4) << 14)", "(level_7 & 15) << 12")
+    for number, top in enumerate(tops):
+        word = f"level_{2 * number} | (level_{2 * number + 1} << 6) | {top}"
+        kernel.add(f"tl.store(target + at + {number * 16 * TILE}, ({word}).to(tl.int16))")
     return draft
 
 

@@ -31,7 +31,8 @@ def load_weight(
 def _grouped(
     kernel: KernelText, form: Form, parts: dict[str, str], rows: int, columns: int, row: str, column: str, where: str
 ) -> str:
-    names = {part: kernel.weight(parts[part], f"row_{part}", _TYPES[part]) for part in form.parts}
+    types = _TYPES | ({"quants": form.element} if form.bits == 6 else {})
+    names = {part: kernel.weight(parts[part], f"row_{part}", types[part]) for part in form.parts}
     strip = f"{row} // {TILE} * {strip_bytes(form, columns)}"
     group = f"({column} // {form.group})"
     at = f"({group} // {form.groups} * {padded_rows(rows)} + {row}) * {form.groups} + {group} % {form.groups}"
@@ -53,13 +54,15 @@ def _grouped(
 
 
 def _six(quants: str, strip: str, row: str, column: str, where: str) -> str:
-    """The low four bits of a level and the high two, less 32."""
-    start = f"{strip} + {column} // 64 * {48 * TILE} + {row} % {TILE} * 16 + {column} % 16"
-    half = f"({column} % 32 // 16)"
-    group = f"({column} % 64 // 32)"
-    low = f"((tl.load({quants} + {start} + {half} * {16 * TILE}{where}).to(tl.int32) >> ({group} * 4)) & 15)"
-    high = f"((tl.load({quants} + {start} + {32 * TILE}{where}).to(tl.int32) >> (({half} * 2 + {group}) * 2)) & 3)"
-    return f"({low} + {high} * 16 - 32).to(tl.float32)"
+    """A level less 32: the first six parts of a unit have whole levels in a word, the others lie in two words."""
+    part, places = f"({column} % 128 // 16)", 16 * TILE
+    start = f"{quants} + ({strip}) // 2 + {column} // 128 * {3 * places} + {row} % {TILE} * 16 + {column} % 16"
+    plane = f"tl.where({part} < 6, {part} // 2, {part} % 2 * 2)"
+    word = f"tl.load({start} + {plane} * {places}{where}).to(tl.int32)"
+    top = f"tl.load({start} + {places}{where}).to(tl.int32)"
+    low = f"tl.where({part} < 6, ({word} >> ({part} % 2 * 6)) & 63, ({word} >> 12) & 15)"
+    high = f"tl.where({part} < 6, 0, (({top} >> (12 + {part} % 2 * 2)) & 3) * 16)"
+    return f"({low} + {high} - 32).to(tl.float32)"
 
 
 _TYPES = {"quants": "*u8", "scales": "*fp16", "mins": "*fp16", "zeros": "*u8"}

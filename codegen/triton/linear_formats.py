@@ -2,14 +2,16 @@
 
 Columns come in *units*. Formats with a scale for each group of columns lie in strips of 16 rows, units one after
 another in a strip, rows one after another in a unit: what the threads of a warp ask for at once lies side by side.
-Their scales, zeros and minima are stored [units, rows, groups of a unit]: two, four of int6g16. Others lie row after
-row.
+Their scales, zeros and minima are stored [units, rows, groups of a unit]: two, four of int6, eight of int6g16. Others
+lie row after row.
 
     f32, f16, bf16   [rows, columns]
     fp8              [rows, columns] bytes, scales as they are stored
     int8             a unit is 64 bytes of a row: 32 of either group
-    int6, int6g16    16 bytes with the low bits of columns 0 to 15 of either half, 16 with those of 16 to 31, and 16
-                     with the high bits: two each of column c of the first half, of the second, and of c + 16 of both
+    int6, int6g16    a unit is three planes of 16 words of 16 bits, of which words i hold levels of columns 16 p + i of
+                     the unit, for p from 0 to 7: two whole levels in each, from the lowest bits up; of the seventh, the
+                     low four bits on top of the first word, and two above the levels of the second; of the eighth, the
+                     same of the third word and on top of the second
     int4, int4m      words of 16 bits, of which word i holds four levels, from the lowest bits up: column i of the
                      first group and of the second, then the same of the groups' second halves
 """
@@ -49,9 +51,14 @@ class Form:
         return self.unit // self.group if self.group else 0
 
     @property
+    def words(self) -> int:
+        """Words that hold the scales of a unit of a row."""
+        return max(1, self.groups // 4)
+
+    @property
     def scale_words(self) -> str:
-        """Triton type of a pointer to words that hold the scales of a unit of a row, a half each."""
-        return {2: "*i32", 4: "*i64"}.get(self.groups, "*fp32")
+        """Triton type of a pointer to words that hold the scales of a unit of a row: halves, up to four in each."""
+        return {2: "*i32", 4: "*i64", 8: "*i64"}.get(self.groups, "*fp32")
 
     @property
     def element_bytes(self) -> int:
@@ -87,8 +94,8 @@ FORMS: dict[str, Form] = {
     },
     "fp8": Form("fp8", 8, parts=("data", "scales")),
     "int8": Form("int8", 8, group=GROUP, parts=_SCALED),
-    "int6": Form("int6", 6, group=GROUP, parts=_SCALED),
-    "int6g16": Form("int6g16", 6, group=GROUP // 2, parts=_SCALED),
+    "int6": Form("int6", 6, unit=128, group=GROUP, element="*i16", parts=_SCALED),
+    "int6g16": Form("int6g16", 6, unit=128, group=GROUP // 2, element="*i16", parts=_SCALED),
     "int4": _levels("int4", 32, "zeros"),
     "int4g64": _levels("int4g64", 64, "zeros"),
     "int4g128": _levels("int4g128", 128, "zeros"),

@@ -89,7 +89,7 @@ class Weights:
         """What a unit is multiplied in."""
         form = self.form
         if form.bits == 6:
-            return tuple(Piece(start, 16) for start in range(0, 64, 16))
+            return tuple(Piece(start, 16) for start in range(0, form.unit, 16))
         size = form.group // 2 if form.bits == 4 else form.group or form.unit
         return tuple(Piece(start, size) for start in range(0, form.unit, size))
 
@@ -119,7 +119,8 @@ class Weights:
             else:
                 terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
                 terms.append(row + tile.row(2))
-            self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)})")
+            each = f" * {form.words}" if form.words > 1 else ""
+            self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)}){each}")
 
     def prefetch(self, first: str, rows: int = 0) -> None:
         """Add the line that asks for the first weights of the program's rows: they come into the second cache while
@@ -173,12 +174,11 @@ class Weights:
         if not form.strips:
             return
         words = self.words(at, grouped)
-        half = self.kernel.call("weights", "half_of")
         spread = self.tile.spread
         for part in ("scales", "mins"):
             if part in words:
-                add(f"{pad}packed = {words[part]}")
-                add(*(f"{pad}{part}_{s}_{i} = {half}(packed, {i}){spread}" for i in range(form.groups)))
+                halves = self.halves(words[part], pad)
+                add(*(f"{pad}{part}_{s}_{i} = {text}{spread}" for i, text in enumerate(halves)))
         self._unpack(words, spread, pad)
 
     def load(self, at: str, known: str, pad: str) -> None:
@@ -199,13 +199,32 @@ class Weights:
             shift = f" + {plane * self.plane * TILE}" if plane else ""
             add(f"{pad}bytes_{s}_{plane} = tl.load(w_{s} + ({at} * {self._step}{shift}){mask}{hint})")
 
-    def words(self, at: str, known: str) -> dict[str, str]:
-        """Expressions for the scales, zeros and minima of units, by part: those of a unit in one number."""
+    def words(self, at: str, known: str) -> dict[str, list[str]]:
+        """Expressions for the words that hold the scales, zeros and minima of units, by part."""
         mask = f", mask={known}, other=0" if known else ""
         parts = [part for part in ("scales", "zeros", "mins") if part in self.names]
-        return {part: f"tl.load({part}_{self.number} + {at} * {self.padded}{mask})" for part in parts}
+        starts = [f"{at} * {self.padded * self.form.words}{f' + {i}' if i else ''}" for i in range(self.form.words)]
+        return {part: [f"tl.load({part}_{self.number} + ({start}){mask})" for start in starts] for part in parts}
 
-    def _unpack(self, words: dict[str, str], spread: str, pad: str) -> None:
+    def side_by_side(self, known: str) -> str:
+        """An expression for the scales of a unit's eight groups, [units, rows, groups]: 16 bytes that lie together.
+
+        known: a condition on units, "" for none.
+        """
+        mask = f", mask={known}, other=0.0" if known else ""
+        start = (
+            f"scales_{self.number}[:, :, None].to(tl.pointer_type(tl.float16)) + u * {self.padded * self.form.groups}"
+        )
+        return f"tl.load({start} + tl.arange(0, {self.form.groups})[None, None, :]{mask}).to(tl.float32)"
+
+    def halves(self, words: list[str], pad: str) -> list[str]:
+        """Add lines that read words, and give expressions for the numbers of each group of a unit in them."""
+        names = ["packed"] if len(words) == 1 else [f"packed_{i}" for i in range(len(words))]
+        self.kernel.add(*(f"{pad}{name} = {word}" for name, word in zip(names, words, strict=True)))
+        half = self.kernel.call("weights", "half_of")
+        return [f"{half}({names[i // 4]}, {i % 4})" for i in range(self.form.groups)]
+
+    def _unpack(self, words: dict[str, list[str]], spread: str, pad: str) -> None:
         form, s, add = self.form, self.number, self.kernel.add
         if form.bits > 4:
             self.centre(pad)
@@ -214,7 +233,7 @@ class Weights:
         zeros = [f"tl.full(({shape}), -128.0, tl.bfloat16)"] * 2
         if "zeros" in words:
             zero = self.kernel.call("weights", "shifted_zero")
-            add(f"{pad}packed = {words['zeros']}.to(tl.int32)")
+            add(f"{pad}packed = {words['zeros'][0]}.to(tl.int32)")
             texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
             zeros = [self._wide(f"{text}{spread}", form.group // 2) for text in texts]
         unpack = self.kernel.call(self.library, "nibbles_as_integers")
@@ -232,9 +251,9 @@ class Weights:
             unpack = self.kernel.call(self.library, "bytes_as_integers")
             add(*(f"{pad}weight_{s}_{group} = {unpack}(bytes_{s}_{group})" for group in (0, 1)))
             return
-        for half, which in enumerate(("first", "second")):
-            unpack = self.kernel.call(self.library, f"{which}_sixes_as_integers")
-            add(f"{pad}weight_{s}_{half}, weight_{s}_{half + 2} = {unpack}(bytes_{s}_{half}, bytes_{s}_2)")
+        unpack = self.kernel.call(self.library, "sixes_as_integers")
+        levels = ", ".join(f"weight_{s}_{number}" for number in range(len(self.pieces)))
+        add(f"{pad}{levels} = {unpack}({', '.join(f'bytes_{s}_{plane}' for plane in range(3))})")
 
     def shift(self, pad: str) -> None:
         """Add the line that sets `weight_<set>_<piece>` of forms of four bits to 128 more than the levels."""

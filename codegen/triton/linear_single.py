@@ -137,28 +137,29 @@ class SingleRow:
         """Add the lines that scale the sums of eight groups."""
         kernel = self.kernel
         words = self.weights.words("u", known)
-        kernel.add(f"{pad}packed = {words['scales']}")
-        half = kernel.call("weights", "half_of")
-        kernel.add(f"{pad}factors = {self._side_by_side([f'{half}(packed, {i})' for i in range(self.form.groups)])}")
+        if self.form.groups == COLUMNS:
+            kernel.add(f"{pad}factors = {self.weights.side_by_side(known)}")
+        else:
+            kernel.add(f"{pad}factors = {self._side_by_side(self.weights.halves(words['scales'], pad))}")
         if "zeros" in words:
             zero = kernel.call("weights", "zero_above_128")
-            kernel.add(f"{pad}packed = {words['zeros']}.to(tl.int32)")
+            kernel.add(f"{pad}packed = {words['zeros'][0]}.to(tl.int32)")
             texts = [f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)"]
             kernel.add(f"{pad}total += factors * (products - inputs_of_groups * {self._side_by_side(texts)})")
             return
         if "mins" in words:
-            kernel.add(f"{pad}packed = {words['mins']}", f"{pad}products -= inputs_of_groups * 128.0")
-            texts = [f"{half}(packed, {i})" for i in range(self.form.groups)]
-            kernel.add(f"{pad}total += inputs_of_groups * {self._side_by_side(texts)}")
+            kernel.add(f"{pad}products -= inputs_of_groups * 128.0")
+            kernel.add(
+                f"{pad}total += inputs_of_groups * {self._side_by_side(self.weights.halves(words['mins'], pad))}"
+            )
         kernel.add(f"{pad}total += factors * products")
 
     def _side_by_side(self, texts: list[str]) -> str:
         """Numbers of each group of a unit, [runs, rows, units], as a tensor of the groups of runs."""
-        if len(texts) == 2:
-            text = f"tl.join({texts[0]}, {texts[1]})"
-        else:
-            text = f"tl.join(tl.join({texts[0]}, {texts[2]}), tl.join({texts[1]}, {texts[3]}))"
-        return f"tl.reshape({text}, ({self.tiling.batch}, {self.tiling.rows}, {COLUMNS}))"
+        while len(texts) > 1:  # what is joined last takes turns first
+            half = len(texts) // 2
+            texts = [f"tl.join({one}, {other})" for one, other in zip(texts[:half], texts[half:], strict=True)]
+        return f"tl.reshape({texts[0]}, ({self.tiling.batch}, {self.tiling.rows}, {COLUMNS}))"
 
 
 def emit_single(

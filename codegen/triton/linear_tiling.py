@@ -49,12 +49,13 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave most multiprocessors a
     program, and as many stages as keep enough of the weight on its way, if there is room for the activations, too.
     """
-    widest = (64 if form.bits <= 4 and ready else 32) // owned.sets
+    large = ready and (form.bits <= 4 or (form.bits == 6 and (form.groups < 8 or rows > 8)))
+    widest = (64 if large else 32) // owned.sets
     mine = widest
     while mine > 16 and owned.count < BUSY * mine * target.cores:
         mine //= 2
     units = form.units(k)
-    batch = 2 * WARPS if form.strips and form.unit <= 128 else WARPS
+    batch = 2 * WARPS if form.strips and form.unit_bytes <= 64 else WARPS
     if form.bits <= 4 and form.unit < 128 and (not ready or mine * owned.sets == 16):
         batch = 4 * WARPS  # loads into shared memory need 4 bytes for each thread, of a norm's weight, too
     while batch > WARPS and batch >= 2 * units:
@@ -62,8 +63,12 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     if form.multiplied == "float32":
         batch = 1
     joined = 1
-    if rows == 64 and mine * owned.sets == 64 and 0 < form.unit < 128 and form.group and "mins" not in form.parts:
-        batch, joined = 1, 4  # each warp has rows of its own: all of their sums would not fit into its registers
+    short = form.unit < 128 or form.bits == 6
+    if rows == 64 and mine * owned.sets == 64 and short and form.group and "mins" not in form.parts:
+        batch, joined = (
+            1,
+            256 // form.unit,
+        )  # each warp has rows of its own: all of their sums would not fit into its registers
     programs = max(1.0, owned.count / (mine * target.cores))
     tile = form.unit * form.bits * mine * owned.sets // 8 * batch * joined
     stage = tile + form.unit * (2 if ready else 4) * rows * batch * joined

@@ -28,8 +28,12 @@ from llmc.options import cache_directory
 
 LEVELS = ("sm_80", "sm_89", "sm_90", "sm_100")
 FORMATS = ("bf16", "fp8", "int8", "int6", "int6g16", "int4", "int4g64", "int4g128", "int4m")
-MODELS = {"smollm2": (576, 1536, 9, 3, 64), "1b": (2048, 8192, 32, 8, 64), "8b": (4096, 14336, 32, 8, 128)}
-"""Features, features within a layer's MLP, heads of queries, of keys, and their size."""
+MODELS = {
+    "smollm2": (576, 1536, 9, 3, 64, 49152),
+    "1b": (2048, 8192, 32, 8, 64, 128256),
+    "8b": (4096, 14336, 32, 8, 128, 128256),
+}
+"""Features, features within a layer's MLP, heads of queries, of keys, their size, and tokens."""
 MIXTURES = {"mixtral": (8, 4096, 14336, 2), "qwen": (128, 2048, 768, 8)}
 """Experts, features, features within an expert, and experts of a token."""
 KINDS = ("linear", "experts_up", "experts_down")
@@ -40,13 +44,14 @@ MULTIPLICATIONS = {"sm_80": 1024, "sm_89": 512, "sm_90": 1024, "sm_100": 1024}
 def shapes() -> dict[str, Case | tuple[int, int, int, int]]:
     """Linears of layers by model and name, and mixtures."""
     found: dict[str, Case | tuple[int, int, int, int]] = {f"moe.{name}": sizes for name, sizes in MIXTURES.items()}
-    for model, (d, wide, heads, keys, size) in MODELS.items():
+    for model, (d, wide, heads, keys, size, tokens) in MODELS.items():
         parts = (("q", heads), ("k", keys), ("v", keys))
         n = (heads + 2 * keys) * size
         found[f"{model}.qkv"] = Case(n=n, k=d, source="rms_norm", heads=parts, head_size=size, rotated=size)
         found[f"{model}.o"] = Case(n=d, k=heads * size, chain=("add",))
         found[f"{model}.up"] = Case(n=2 * wide, k=d, source="rms_norm", gate="silu")
         found[f"{model}.down"] = Case(n=d, k=wide, chain=("add",))
+        found[f"{model}.head"] = Case(n=tokens, k=d, source="rms_norm", domain="R", indirect=True)
     return found
 
 

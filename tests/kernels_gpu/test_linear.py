@@ -22,8 +22,9 @@ def test_each_format_in_matrix_units(format: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format not in FLOATS])
-def test_each_packed_format_with_one_row(format: str) -> None:
-    (launched,) = check(Case(format, n=24, k=200, rows=1, flat=2))
+@pytest.mark.parametrize("k", [200, 330])
+def test_each_packed_format_with_one_row(format: str, k: int) -> None:
+    (launched,) = check(Case(format, n=24, k=k, rows=1, flat=2))
     assert "1 row" in launched
 
 

@@ -41,17 +41,29 @@ def nibbles_above_128(q):
 
 
 @triton.jit
-def first_sixes_as_integers(low, high):
-    """v - 32 for levels v of six bits: a half of bytes `low` each with two bits of `high`."""
-    one = ((low & 15) | ((high & 3) << 4)).to(tl.float32) - 32.0
-    two = ((low >> 4) | ((high & 12) << 2)).to(tl.float32) - 32.0
-    return one.to(tl.bfloat16), two.to(tl.bfloat16)
+def level_of_six_bits(bits):
+    """v - 32 for levels v."""
+    return (bits.to(tl.float32) - 32.0).to(tl.bfloat16)
 
 
 @triton.jit
-def second_sixes_as_integers(low, high):
-    """As `first_sixes_as_integers`, with the upper bits of `high`."""
-    return first_sixes_as_integers(low, high >> 4)
+def sixes_as_integers(first, second, third):
+    """v - 32 for the eight levels v of six bits in three words: two in each, from the lowest bits up; then one whose
+    low four bits are the top ones of the first and whose others the two above those levels in the second; then one of
+    the top ones of the third and of the second.
+    """
+    sixth = ((first >> 12) & 15) | ((second >> 8) & 48)
+    seventh = ((third >> 12) & 15) | ((second >> 10) & 48)
+    return (
+        level_of_six_bits(first & 63),
+        level_of_six_bits((first >> 6) & 63),
+        level_of_six_bits(second & 63),
+        level_of_six_bits((second >> 6) & 63),
+        level_of_six_bits(third & 63),
+        level_of_six_bits((third >> 6) & 63),
+        level_of_six_bits(sixth),
+        level_of_six_bits(seventh),
+    )
 
 
 @triton.jit

@@ -91,43 +91,54 @@ def nibbles_above_128(q):
 
 
 @triton.jit
-def first_sixes_as_integers(low, high):
-    """v - 32 for levels v of six bits: the low and the high half of bytes `low`, each with two bits of `high`, the
-    lowest and those above.
+def sixes_as_integers(first, second, third):
+    """v - 32 for the eight levels v of six bits in three words: two in each, from the lowest bits up; then one whose
+    low four bits are the top ones of the first and whose others the two above those levels in the second; then one of
+    the top ones of the third and of the second.
     """
     return tl.inline_asm_elementwise(
         """{
-        .reg .b32 a, b, h, a0, a1, b0, b1, one, bias;
+        .reg .b32 s, t, mask, low, high, base, one, bias;
+        mov.b32 mask, 0x003f003f;
+        mov.b32 low, 0x000f000f;
+        mov.b32 high, 0x00300030;
+        mov.b32 base, 0x43004300;
         mov.b32 one, 0x3f803f80;
         mov.b32 bias, 0xc320c320;
-        lop3.b32 a, $4, 0x0f0f0f0f, 0, 0xc0;
-        shl.b32 h, $5, 4;
-        lop3.b32 a, h, 0x30303030, a, 0xea;
-        shr.u32 b, $4, 4;
-        lop3.b32 b, b, 0x0f0f0f0f, 0, 0xc0;
-        shl.b32 h, $5, 2;
-        lop3.b32 b, h, 0x30303030, b, 0xea;
-        prmt.b32 a0, a, 0x43434343, 0x4140;
-        prmt.b32 a1, a, 0x43434343, 0x4342;
-        prmt.b32 b0, b, 0x43434343, 0x4140;
-        prmt.b32 b1, b, 0x43434343, 0x4342;
-        fma.rn.bf16x2 $0, a0, one, bias;
-        fma.rn.bf16x2 $1, a1, one, bias;
-        fma.rn.bf16x2 $2, b0, one, bias;
-        fma.rn.bf16x2 $3, b1, one, bias;
+        lop3.b32 t, $8, mask, base, 0xea;
+        fma.rn.bf16x2 $0, t, one, bias;
+        shr.u32 s, $8, 6;
+        lop3.b32 t, s, mask, base, 0xea;
+        fma.rn.bf16x2 $1, t, one, bias;
+        lop3.b32 t, $9, mask, base, 0xea;
+        fma.rn.bf16x2 $2, t, one, bias;
+        shr.u32 s, $9, 6;
+        lop3.b32 t, s, mask, base, 0xea;
+        fma.rn.bf16x2 $3, t, one, bias;
+        lop3.b32 t, $10, mask, base, 0xea;
+        fma.rn.bf16x2 $4, t, one, bias;
+        shr.u32 s, $10, 6;
+        lop3.b32 t, s, mask, base, 0xea;
+        fma.rn.bf16x2 $5, t, one, bias;
+        shr.u32 s, $8, 12;
+        lop3.b32 t, s, low, base, 0xea;
+        shr.u32 s, $9, 8;
+        lop3.b32 t, s, high, t, 0xea;
+        fma.rn.bf16x2 $6, t, one, bias;
+        shr.u32 s, $10, 12;
+        lop3.b32 t, s, low, base, 0xea;
+        shr.u32 s, $9, 10;
+        lop3.b32 t, s, high, t, 0xea;
+        fma.rn.bf16x2 $7, t, one, bias;
         }""",
-        "=r,=r,=r,=r,r,r",
-        [low, high],
-        dtype=(tl.bfloat16, tl.bfloat16),
+        "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=r,r,r,r",
+        [first, second, third],
+        dtype=(
+            tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
+        ),
         is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def second_sixes_as_integers(low, high):
-    """As `first_sixes_as_integers`, with the upper bits of `high`."""
-    return first_sixes_as_integers(low, high >> 4)
+        pack=2,
+    )  # fmt: skip
 
 
 @triton.jit
