@@ -48,7 +48,16 @@ def test_a_decode_step_reads_widely_and_ahead(tmp_path: Path) -> None:
     assert len(loop.body) * text.warps / 64 < 15  # instructions a key: there is time for 60 while it is read
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "level"),
+    [("1B", "sm_90"), ("8B", "sm_100"), ("8B, fp8", "sm_89"), ("8B, int8", "sm_80"), ("256", "sm_90")],
+)
+def test_shapes_of_models(shape: str, level: str, tmp_path: Path) -> None:
+    drafts = {d.kernel.kind: d for d in attention_drafts(replace(SHAPES[shape], target=level))}
+    assert findings(drafts, level, tmp_path) == {}
+
+
+@pytest.mark.sweep
 @pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_shapes_of_models(shape: str, level: str, tmp_path: Path) -> None:

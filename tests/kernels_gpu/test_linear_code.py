@@ -62,7 +62,7 @@ def test_a_linear_of_one_token(case: Case, cache: Path) -> None:
     assert findings(launches({"down": case}, 1), "sm_90", cache) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("rows", [1, 8, 16])
 @pytest.mark.parametrize("format", ["bf16", "fp8", "int8", "int6", "int4"])
 @pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
@@ -71,7 +71,7 @@ def test_a_layer(level: str, format: str, rows: int, cache: Path) -> None:
     assert findings(launches(cases, rows), level, cache, rows) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("format", ["bf16", "int4"])
 @pytest.mark.parametrize("level", ["sm_80", "sm_90", "sm_100"])
 def test_a_larger_layer_of_one_token(level: str, format: str, cache: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_larger_layer_of_one_token(level: str, format: str, cache: Path) -> No
     assert findings(launches(cases, 1), level, cache) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "format", ["bf16", "f16", "f32", "fp8", "int8", "int6", "int6g16", "int4", "int4g128", "int4m"]
 )

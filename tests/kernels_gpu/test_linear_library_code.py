@@ -45,7 +45,7 @@ def widths(code: bytes, folder: Path) -> dict[str, list[bool]]:
 
 
 @pytest.mark.parametrize(
-    ("level", "format"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
+    ("level", "format"), [*CASES, *(pytest.param(*case, marks=pytest.mark.sweep) for case in MORE)]
 )  # fmt: skip
 def test_kernels_around_a_product(level: str, format: str, tmp_path: Path) -> None:
     drafts = around(level, format)

@@ -80,7 +80,7 @@ def test_experts_of_one_token(tmp_path: Path) -> None:
     check_experts("Qwen 3", "int4", "sm_90", 1, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("tokens", [1, 8, 512])
 @pytest.mark.parametrize("format", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("model", MIXTURES)

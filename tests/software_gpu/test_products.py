@@ -23,7 +23,7 @@ def on_gpu(target: str) -> OnGpu:
     return on_software_gpu(target, cublas=library()._name)
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.sweep)])
 def test_prompts_match_eager(on_gpu: OnGpu, family: str) -> None:
     module, prompt = tiny(family), sequences(VOCAB)[0]
     program = on_gpu(module)
@@ -32,7 +32,7 @@ def test_prompts_match_eager(on_gpu: OnGpu, family: str) -> None:
     assert ((found - expected).square().mean().sqrt() / expected.std()).item() < 2e-5
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(("storage", "bound"), [("float", 2e-3), ("int4", 0.02), ("fp8", 0.02)])
 def test_16_bits_compute_what_the_programs_own_kernels_do(on_gpu: OnGpu, storage: str, bound: float) -> None:
     program, prompt = on_gpu(tiny("llama").bfloat16(), quantize=storage), sequences(VOCAB)[0]
@@ -43,7 +43,7 @@ def test_16_bits_compute_what_the_programs_own_kernels_do(on_gpu: OnGpu, storage
     assert ((found[1] - found[0]).square().mean().sqrt() / found[0].std()).item() < bound
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_products_are_recorded(on_gpu: OnGpu) -> None:
     program = on_gpu(tiny("llama"))
     session = Session(program, ModelFacts(VOCAB), Ranges(64, 8, 64), block_size=program.block_multiple)

@@ -41,7 +41,7 @@ def test_a_model_matches_eager(on_gpu: OnGpu) -> None:
 
 @SM_90
 @pytest.mark.parametrize(
-    "family", ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "mixtral", "gpt2"))]
+    "family", ["gemma2", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("qwen3", "mixtral", "gpt2"))]
 )
 def test_a_family_matches_eager(on_gpu: OnGpu, family: str) -> None:
     gpu_zoo.matches_eager(on_gpu, family)
@@ -53,13 +53,13 @@ def test_tokens_are_those_of_the_reference(on_gpu: OnGpu, params: SamplingParams
 
 
 @pytest.mark.parametrize(
-    "storage", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float", "int8", "fp8"))]
+    "storage", ["int4", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("float", "int8", "fp8"))]
 )
 def test_16_bits_and_quantized_weights_compute_what_the_reference_does(on_gpu: OnGpu, storage: str) -> None:
     gpu_zoo.computes_what_the_reference_does(on_gpu, "llama", quantize=storage, kv_dtype="bfloat16")
 
 
-@pytest.mark.parametrize("kind", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["int8", pytest.param("fp8", marks=pytest.mark.sweep)])
 def test_caches_of_eight_bits_compute_what_the_reference_does(on_gpu: OnGpu, kind: str) -> None:
     gpu_zoo.computes_what_the_reference_does(on_gpu, "llama", quantize="float", kv_dtype=kind)
 

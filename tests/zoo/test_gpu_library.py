@@ -20,7 +20,7 @@ VOCAB = 128
 FAMILIES = (
     "llama",
     "gemma2",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gpt2", "phi", "cohere2", "mixtral")),
+    *(pytest.param(name, marks=pytest.mark.sweep) for name in ("qwen3", "gpt2", "phi", "cohere2", "mixtral")),
     "qwen2_moe",
 )
 TOLERANCE = 2e-5
@@ -72,7 +72,7 @@ def test_a_family_computes_what_eager_computes(family: str) -> None:
     [
         ("float", 2e-3),
         ("int4", 0.02),
-        *(pytest.param(name, 0.02, marks=pytest.mark.slow) for name in ("int8", "int6", "fp8")),
+        *(pytest.param(name, 0.02, marks=pytest.mark.sweep) for name in ("int8", "int6", "fp8")),
     ],
 )
 def test_weights_of_fewer_bits_compute_what_the_program_itself_does(storage: str, bound: float) -> None:
