@@ -99,7 +99,7 @@ def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
 def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTiling:
     """The tile for one row of activations: as many rows of the weight as make the busiest multiprocessor's work the
     least, and as many stages as keep enough of the weight on its way. Where there is about one program for each
-    multiprocessor and columns enough, it has twice the warps.
+    multiprocessor, columns enough and room for them, it has twice the warps.
     """
     count, units = owned.count * owned.sets, form.units(k)
     most = 64 if form.bits <= 4 else 32
@@ -107,13 +107,16 @@ def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTil
     rows = min(sizes, key=lambda size: math.ceil(count / (size * target.cores)) * (size + SPREAD))
     programs = max(1.0, count / (rows * target.cores))
     runs = -(-units // joined(form))
-    warps = 2 * WARPS if programs < 2 and runs >= 4 * WARPS else WARPS
+    run = joined(form) * form.unit
+    part = run * rows * form.bits // 8  # of a tile, for each run in a batch
+    shared = part + run * 6 + rows * COLUMNS * 4  # also the row and a norm's weight, scales and zeros
+    all_room = SHARED.get(target.level, 64 << 10)
+    wide = programs < 2 and runs >= 4 * WARPS and 2 * WARPS * (shared + run * COLUMNS * 2) <= all_room
+    warps = 2 * WARPS if wide else WARPS
     batch = warps
     while batch > 2 and batch >= 2 * runs:
         batch //= 2
-    run = joined(form) * form.unit
-    tile = batch * run * rows * form.bits // 8
-    stage = tile + batch * (run * 6 + rows * COLUMNS * 4)  # the row and a norm's weight; scales and zeros
-    room = SHARED.get(target.level, 64 << 10) // min(2, math.ceil(programs)) - batch * run * COLUMNS * 2
+    tile, stage = batch * part, batch * shared
+    room = all_room // min(2, math.ceil(programs)) - batch * run * COLUMNS * 2
     wanted = 2 + math.ceil(UNDER_WAY / (tile * programs))
     return SingleTiling(rows, batch, warps, max(2, min(wanted, room // stage + 1, 1 + -(-runs // batch))))
