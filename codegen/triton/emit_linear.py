@@ -23,12 +23,12 @@ from llmc.codegen.triton.linear_single import emit_single
 from llmc.codegen.triton.linear_tiles import emit_tiles
 from llmc.codegen.triton.linear_tiling import (
     GEMM_FROM,
-    GEMV_ROWS,
     LIBRARY_FROM,
     WIDTHS,
     flat_tiling,
     fused_rows,
     gemm_tiling,
+    lane_rows,
     single_tiling,
 )
 from llmc.runtime.crossover import LIBRARY, Crossover, linear_key
@@ -62,7 +62,7 @@ class _Variants:
 
     def _choices(self, crossover: Crossover) -> list[Draft | ProductDraft]:
         drafts: list[Draft | ProductDraft] = (
-            [self._gemv(rows) for rows in range(1, GEMV_ROWS + 1)] if self.on_lanes else []
+            [self._gemv(rows) for rows in range(1, lane_rows(self.region) + 1)] if self.on_lanes else []
         )
         if not self.on_lanes:
             drafts.append(self._one_row())

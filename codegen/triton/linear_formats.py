@@ -51,6 +51,11 @@ class Form:
         return self.unit // self.group if self.group else 0
 
     @property
+    def short(self) -> bool:
+        """Whether what is multiplied at once of one unit is less than matrix units of many warps should be given."""
+        return self.unit < 128 or self.bits == 6
+
+    @property
     def words(self) -> int:
         """Words that hold the scales of a unit of a row."""
         return max(1, self.groups // 4)

@@ -79,7 +79,7 @@ class _Tiles:
         few = form.bits if tiling.rows <= MANY and not tiling.blocks else 0
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
-            weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=6 if tiling.blocks else 3,
+            weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
         )  # fmt: skip
         self.merged = rounded is not None and owned.sets == 2
         sets = 1 if self.merged else owned.sets
@@ -93,6 +93,8 @@ class _Tiles:
         names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(sets)]
         self.weights = [Weights(*name, plain=context.target.kind != "cuda") for name in names]
         self.pieces = self.weights[0].pieces
+        if tiling.blocks:  # warps that share rows of activations meet before each piece
+            self.kernel.most_barriers = max(6, len(self.pieces) + 2)
         self.kernel.round_bytes = form.unit_bytes * self.step * tiling.owned * owned.sets
         self.kernel.rounds = -(-self.units // self.step)
 

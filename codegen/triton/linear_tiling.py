@@ -12,6 +12,8 @@ from llmc.codegen.triton.linear_tiles import Tiling
 
 GEMV_ROWS = 3
 """The most rows that the kernels for ordinary lanes are made for."""
+LONG = 4096
+"""Columns from which on what norms of so many rows need does not fit into registers."""
 WIDTHS = (8, 16, 32, 64)
 """Rows of activations that tiles are made for: the least that matrix units take, and its doubles."""
 GEMM_FROM = 2
@@ -45,6 +47,11 @@ def fused_rows(region: Linear, form: Form) -> int:
     return FUSED_PACKED if isinstance(region.source, View) or region.n * region.k < LARGE else 1
 
 
+def lane_rows(region: Linear) -> int:
+    """Up to how many rows of activations kernels for ordinary lanes are made."""
+    return GEMV_ROWS if isinstance(region.source, View) or region.k < LONG else GEMV_ROWS - 1
+
+
 def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool) -> Tiling:
     """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave most multiprocessors a
     program, and as many stages as keep enough of the weight on its way, if there is room for the activations, too.
@@ -63,8 +70,7 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     if form.multiplied == "float32":
         batch = 1
     joined = 1
-    short = form.unit < 128 or form.bits == 6
-    if rows == 64 and mine * owned.sets == 64 and short and form.group and "mins" not in form.parts:
+    if rows == 64 and mine * owned.sets == 64 and form.short and form.group and "mins" not in form.parts:
         batch, joined = (
             1,
             256 // form.unit,
@@ -86,7 +92,7 @@ def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
     """
     if form.multiplied == "float32":
         return Tiling(32, 1, 32, WARPS, 2, blocks=True)
-    joined = 2 if form.group and form.unit < 128 and "mins" not in form.parts else 1
+    joined = 2 if form.group and form.short and "mins" not in form.parts else 1
     for many, rows in ((128, 128), (128, 64), (64, 64)):
         programs = -(-owned.count * owned.sets // many) * -(-512 // rows)
         if programs >= 0.9 * target.cores or (many, rows) == (64, 64):
