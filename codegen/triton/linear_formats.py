@@ -52,7 +52,7 @@ class Form:
 
     @property
     def short(self) -> bool:
-        """Whether what is multiplied at once of one unit is less than matrix units of many warps should be given."""
+        """Whether a unit is multiplied in so few columns at once that tiles of many rows take several side by side."""
         return self.unit < 128 or self.bits == 6
 
     @property

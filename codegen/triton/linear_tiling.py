@@ -71,10 +71,8 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
         batch = 1
     joined = 1
     if rows == 64 and mine * owned.sets == 64 and form.short and form.group and "mins" not in form.parts:
-        batch, joined = (
-            1,
-            256 // form.unit,
-        )  # each warp has rows of its own: all of their sums would not fit into its registers
+        # Each warp has rows of its own: all of their sums would not fit into its registers.
+        batch, joined = 1, 256 // form.unit
     programs = max(1.0, owned.count / (mine * target.cores))
     tile = form.unit * form.bits * mine * owned.sets // 8 * batch * joined
     stage = tile + form.unit * (2 if ready else 4) * rows * batch * joined
@@ -119,6 +117,8 @@ def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTil
     all_room = SHARED.get(target.level, 64 << 10)
     wide = programs < 2 and runs >= 4 * WARPS and 2 * WARPS * (shared + run * COLUMNS * 2) <= all_room
     warps = 2 * WARPS if wide else WARPS
+    if runs == 3:
+        warps = WARPS // 2  # one of four would have nothing to do
     batch = warps
     while batch > 2 and batch >= 2 * runs:
         batch //= 2

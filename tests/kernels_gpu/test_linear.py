@@ -22,7 +22,7 @@ def test_each_format_in_matrix_units(format: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format not in FLOATS])
-@pytest.mark.parametrize("k", [200, 330])
+@pytest.mark.parametrize("k", [200, 700])
 def test_each_packed_format_with_one_row(format: str, k: int) -> None:
     (launched,) = check(Case(format, n=24, k=k, rows=1, flat=2))
     assert "1 row" in launched
