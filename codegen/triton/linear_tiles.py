@@ -17,10 +17,15 @@ from llmc.codegen.triton.linear_gemv import describe, wait
 from llmc.codegen.triton.linear_operands import Tile, Weights
 from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_source import At, Source
+from llmc.ir.packed_layout import GROUP
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
 FEW = 16
 """Rows up to which sums are scaled for each group; for more it is the weights, which then are rounded once more."""
+ROOM = {4: 64, 6: 32}
+"""Rows of a weight, by its bits, up to which the sums of a group of 32 columns fit into registers for `MANY` rows, too:
+to scale them takes fewer instructions than to scale weights.
+"""
 MANY = 32
 """Rows up to which it is the reading of weights that takes time; for more it is their products."""
 SQUARED = 8
@@ -84,7 +89,8 @@ class _Tiles:
         self.merged = rounded is not None and owned.sets == 2
         sets = 1 if self.merged else owned.sets
         self.tile = Tile(tiling.batch, tiling.owned * owned.sets // sets, tiling.joined)
-        self.scaled = rounded is not None and tiling.rows > FEW and form.group > 0 and "mins" not in form.parts
+        most = MANY if form.group == GROUP and self.tile.rows <= ROOM.get(form.bits, 0) else FEW
+        self.scaled = rounded is not None and tiling.rows > most and form.group > 0 and "mins" not in form.parts
         self.step = tiling.batch * tiling.joined
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit
         self.source = Source(region.source, region.k, form.multiplied == "float16" or tiling.rows > SQUARED)

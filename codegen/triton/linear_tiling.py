@@ -65,6 +65,8 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     batch = 2 * WARPS if form.strips and form.unit_bytes <= 64 else WARPS
     if form.bits <= 4 and form.unit < 128 and (not ready or mine * owned.sets == 16):
         batch = 4 * WARPS  # loads into shared memory need 4 bytes for each thread, of a norm's weight, too
+    if rows == 32 and mine * owned.sets == 64:
+        batch = WARPS  # each warp has the sums of so many rows once
     while batch > WARPS and batch >= 2 * units:
         batch //= 2
     if form.multiplied == "float32":
