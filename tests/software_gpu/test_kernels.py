@@ -22,6 +22,7 @@ LEVELS = ("sm_80", "sm_90")
     [
         *((format, rows, level) for format in ("f32", "bf16", "int4") for rows in (1, 9, 70) for level in LEVELS),
         *((format, 9, "sm_80") for format in ("f16", "int8", "int6g16")),
+        *((format, 20, "sm_90") for format in ("int4", "int6")),
     ],
 )
 def test_linears(monkeypatch: pytest.MonkeyPatch, format: str, rows: int, level: str) -> None:
