@@ -5,7 +5,7 @@
 #pragma GCC visibility push(default)
 #include "fake_driver.h"
 
-#if __has_include(<cublas_api.h>)
+#if __has_include(<cublas_api.h>) && __has_include(<nv/target>)  // its own headers need that one
 #include <cublas_api.h>
 #else
 using cublasHandle_t = struct cublasContext*;
