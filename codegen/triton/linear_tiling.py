@@ -76,11 +76,14 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
         # Each warp has rows of its own: all of their sums would not fit into its registers.
         batch, joined = 1, 256 // form.unit
     programs = max(1.0, owned.count / (mine * target.cores))
-    tile = form.unit * form.bits * mine * owned.sets // 8 * batch * joined
-    stage = tile + form.unit * (2 if ready else 4) * rows * batch * joined
+    weights, activations = form.unit * form.bits * mine * owned.sets // 8, form.unit * (2 if ready else 4) * rows
+    shared = form.groups * 8 * mine * owned.sets  # of groups
     all_room = SHARED.get(target.level, 64 << 10)
+    while batch > WARPS and (weights + activations + shared) * batch > all_room:
+        batch //= 2
+    tile, stage = weights * batch * joined, (weights + activations) * batch * joined
     room = all_room // min(2, math.ceil(programs))
-    most = 1 + all_room // (stage + form.groups * 8 * mine * owned.sets * batch * joined)  # with what groups share
+    most = 1 + all_room // (stage + shared * batch * joined)
     wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
     stages = max(2, min(wanted, room // stage + 1, most, 1 + -(-units // (batch * joined)), 10))
     return Tiling(mine, batch, rows, WARPS, stages, joined=joined)

@@ -62,6 +62,14 @@ def test_a_linear_of_one_token(case: Case, cache: Path) -> None:
     assert findings(launches({"down": case}, 1), "sm_90", cache) == {}
 
 
+@pytest.mark.parametrize(("name", "rows"), [("qkv", 1), ("qkv", 8), ("o", 64)])
+def test_kernels_fit_every_gpu_of_their_target(name: str, rows: int, cache: Path) -> None:
+    """One of 8.6 or, by PTX, 12.0 has less shared memory than one of 8.0."""
+    case = replace((LARGER if rows == 1 else LAYER)[name], format="int4", target="sm_80")
+    kernels = {name: draft.kernel for name, draft in launches({name: case}, rows).items()}
+    assert all(binary.shared <= 99 << 10 for binary in compile_kernels(kernels, "sm_80", cache=cache).values())
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("rows", [1, 8, 16])
 @pytest.mark.parametrize("format", ["bf16", "fp8", "int8", "int6", "int4"])
