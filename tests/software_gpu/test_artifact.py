@@ -22,6 +22,7 @@ def run_beside_the_gpu(code: str, folder: Path) -> Any:
     """What a process prints as JSON that finds the GPU in software as it would find a real one."""
     (folder / "libcuda.so.1").symlink_to(software_driver.library()._name)
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "LLMC_CUBLAS": "none"}
+    del environment["LLMC_PROGRAM"]  # what tests without native code set: it asks for another program by name
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
