@@ -1,13 +1,11 @@
 """The GPU programs of a model: emitted for each target, and compiled when they are saved or run."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-import torch
 
 from llmc.codegen.describe import describe
 from llmc.codegen.explanation import ProgramExplanation
@@ -17,6 +15,7 @@ from llmc.codegen.triton.emit import GpuSource, emit
 from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
+from llmc.ir.weights import Weight, bytes_of_each
 from llmc.options import THIS_GPU, Options, cache_directory, chosen_cublas
 from llmc.runtime.checked_json import canonical
 from llmc.runtime.cuda import plan_file
@@ -76,7 +75,8 @@ class GpuPrograms:
             images = {name: _image(binary, compiled) for name, binary in self.compile(level).items()}
             plan, tuned = self.sources[level].plan, read_gpu_tuning(cache_directory(), gpu.kind)
             device = CudaDevice(driver, gpu, images, cublas_for(plan, driver, chosen_cublas()))
-            return GpuProgram(plan, device, _Evaluated(model), tuned)
+            weights = _Evaluated({name: model.weights[name] for name in plan.weights})
+            return GpuProgram(plan, device, weights, tuned)
         return None
 
     def files(self, model: Model) -> dict[str, tuple[str, bytes]]:
@@ -132,25 +132,35 @@ def emit_gpu(model: Model, caches: Sequence[CacheSpec], levels: Sequence[str]) -
 
 
 class _Evaluated(Mapping[str, npt.NDArray[Any]]):
-    """The weights of a model as bytes, each evaluated when it is asked for."""
+    """Weights as bytes, evaluated when they are asked for; `items` computes outputs of one call once."""
 
-    def __init__(self, model: Model) -> None:
-        self._weights = model.weights
+    def __init__(self, weights: Mapping[str, Weight]) -> None:
+        self.weights = weights
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        value: npt.NDArray[np.uint8] = (
-            self._weights[name].evaluate().contiguous().reshape(-1).view(dtype=torch.uint8).numpy()
-        )
+        ((_, value),) = bytes_of_each({name: self.weights[name]})
         return value
 
     def __contains__(self, name: object) -> bool:
-        return name in self._weights
+        return name in self.weights
+
+    def items(self) -> ItemsView[str, npt.NDArray[Any]]:
+        return _EvaluatedItems(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
+        return iter(self.weights)
 
     def __len__(self) -> int:
-        return len(self._weights)
+        return len(self.weights)
+
+
+class _EvaluatedItems(ItemsView[str, npt.NDArray[Any]]):
+    def __init__(self, mapping: _Evaluated) -> None:
+        super().__init__(mapping)
+        self._weights = mapping.weights
+
+    def __iter__(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        return bytes_of_each(self._weights)
 
 
 def _image(binary: Binary, compiled: bool) -> Image:

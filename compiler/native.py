@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from llmc.codegen.cpp.emit import CpuSource, emit
 from llmc.codegen.cpp.toolchain import Compiler, Library, compile_levels, find_compiler
 from llmc.codegen.describe import describe
@@ -18,7 +16,7 @@ from llmc.codegen.torch_host import TorchHost
 from llmc.codegen.unlowered import Unlowered
 from llmc.errors import BuildFailed, MissingTool
 from llmc.ir.model import Model
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
 from llmc.options import Options, cache_directory
 from llmc.runtime.cpu_features import choose, levels
 from llmc.runtime.cpu_program import CpuProgram
@@ -104,6 +102,6 @@ def _evaluated(model: Model, names: Sequence[str]) -> Mapping[str, Bytes]:
     sizes = {name: math.prod(weight.shape) * weight.dtype.itemsize for name, weight in wanted.items()}
     region = Region(sum(map(padded, sizes.values())))
     places = {name: region.carve(size) for name, size in sizes.items()}
-    for name, value in evaluate_each(wanted):
-        places[name][:] = value.contiguous().reshape(-1).view(dtype=torch.uint8).numpy()
+    for name, value in bytes_of_each(wanted):
+        places[name][:] = value
     return places

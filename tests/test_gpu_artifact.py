@@ -4,18 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from support import fake_cuda
 
 import llmc
 from llmc.cli import main
 from llmc.errors import BadOption, MissingTool
-from llmc.gpu import on_this_machine
-from llmc.options import Options, cache_directory
+from llmc.gpu import _Evaluated, on_this_machine
+from llmc.ir.weights import Expr, Weight
+from llmc.options import TARGETS, Options, cache_directory
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.crossover import Crossover
+from llmc.runtime.cuda.driver import LEVELS
 from llmc.runtime.cuda.plan_file import parse_plan
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
 from llmc.runtime.tuning import write_gpu_tuning
@@ -97,3 +101,24 @@ def test_without_a_gpu_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmc.gpu.Driver", lambda: fake_cuda.driver("FAKE_DEVICES=0"))
     with pytest.raises(MissingTool, match=r"no NVIDIA GPU is visible.*name a target such as sm_90"):
         llmc.compile(tiny("llama"), target="cuda")
+
+
+def test_a_weight_of_several_parts_is_packed_once_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = llmc.compile(tiny("llama"), target="sm_90", quantize="int4", prove=False)._build
+    assert made is not None
+    parts = {name: weight for name, weight in made.model.weights.items() if name.startswith("cat_")}
+    given, packed, compute = _Evaluated(parts), [], Expr.compute
+
+    def counted(weight: Expr, value: Callable[[Weight], torch.Tensor]) -> torch.Tensor:
+        if "pack" in str(weight.target):
+            packed.append(weight)
+        return compute(weight, value)
+
+    monkeypatch.setattr(Expr, "compute", counted)
+    found = dict(given.items())
+    assert len(found) == len(parts) == 3 * len(packed)
+    assert all((given[name] == value).all() for name, value in found.items())
+
+
+def test_what_to_build_for_is_what_can_be_built() -> None:
+    assert [f"sm_{level}" for level in LEVELS] == [target for target in TARGETS if target.startswith("sm_")]

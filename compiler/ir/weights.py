@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -251,6 +253,12 @@ def evaluate_each(weights: Mapping[str, Weight]) -> Iterator[tuple[str, torch.Te
                 continue
             outputs = _whole(weight).evaluate() if outputs is None else outputs
             yield name, outputs[weight.output]
+
+
+def bytes_of_each(weights: Mapping[str, Weight]) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """As `evaluate_each`; the values are the bytes of the tensors, [bytes], in the order of their elements."""
+    for name, value in evaluate_each(weights):
+        yield name, value.contiguous().reshape(-1).view(dtype=torch.uint8).numpy()
 
 
 def _whole(weight: Weight) -> Weight:

@@ -17,8 +17,8 @@ NO_SIZES = {"T": 0, "B": 0, "R": 0, "M": 0, "F": 0}
 def load_weights(plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Place]:
     """Where each weight of a plan lies, in one piece of memory.
 
-    `weights` are the stored arrays by name; those that the plan does not name are left where they are. Each is asked
-    for once, so that they can be larger together than the host's memory, or be computed as they are asked for.
+    `weights` are the stored arrays by name; those that the plan does not name are left where they are. They are gone
+    through once, in their order, so that they can be larger together than the host's memory, or be computed meanwhile.
 
     Raises:
         ArtifactRejected: a weight is missing, or of another length.
@@ -36,8 +36,10 @@ def load_weights(plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[A
         offset += padded(size)
     largest = max((size for name, size in stored_bytes.items() if name in rearranged), default=0)
     stored = Place(device.allocate(largest, zeroed=False), 0) if largest else None
-    for name, place in places.items():
-        array = np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8)
+    for name, given in weights.items():
+        if (place := places.get(name)) is None:
+            continue
+        array = np.ascontiguousarray(given).reshape(-1).view(np.uint8)
         if array.nbytes != stored_bytes[name]:  # a kernel would read what lies behind it
             raise ArtifactRejected(
                 f"program: weight {name!r} has {array.nbytes} bytes, expected {stored_bytes[name]};"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from support.linear_regions import Case, Outline
+from support.linear_regions import Case, Outline, layer
 from support.mixtures import mixture
 
 from llmc.codegen.select import Crossovers
@@ -45,12 +45,7 @@ def shapes() -> dict[str, Case | tuple[int, int, int, int]]:
     """Linears of layers by model and name, and mixtures."""
     found: dict[str, Case | tuple[int, int, int, int]] = {f"moe.{name}": sizes for name, sizes in MIXTURES.items()}
     for model, (d, wide, heads, keys, size, tokens) in MODELS.items():
-        parts = (("q", heads), ("k", keys), ("v", keys))
-        n = (heads + 2 * keys) * size
-        found[f"{model}.qkv"] = Case(n=n, k=d, source="rms_norm", heads=parts, head_size=size, rotated=size)
-        found[f"{model}.o"] = Case(n=d, k=heads * size, chain=("add",))
-        found[f"{model}.up"] = Case(n=2 * wide, k=d, source="rms_norm", gate="silu")
-        found[f"{model}.down"] = Case(n=d, k=wide, chain=("add",))
+        found |= {f"{model}.{name}": case for name, case in layer(d, wide, heads, keys, size).items()}
         found[f"{model}.head"] = Case(n=tokens, k=d, source="rms_norm", domain="R", indirect=True)
     return found
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from benchmarks import gpu_attention, gpu_end_to_end, gpu_limits, gpu_linears, gpu_models
-from support.gpu import plain
 from support.interpreted_device import InterpretedDevice
 from support.sparse_llama import LLAMA_1B
 
 import llmc
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
 from llmc.runtime.cuda.device import Grid, Place
 from llmc.runtime.cuda.plan import Kernel, Product
 from llmc.runtime.cuda.program import GpuProgram
@@ -74,7 +73,7 @@ def test_linears_of_many_rows_are_shown_beside_those_of_the_library(monkeypatch:
     monkeypatch.setattr(gpu_linears, "ROWS", (64, 70))
     build = llmc.compile(gpu_models.random_llama("tiny"), target="sm_90", prove=False)._build
     source = build.gpu.sources["sm_90"]
-    weights = {name: plain(value) for name, value in evaluate_each(build.model.weights)}
+    weights = dict(bytes_of_each(build.model.weights))
     device = _Still(source.text, multiplies=True)
     lines = gpu_linears.prompts(GpuProgram(source.plan, device, weights), device)  # type: ignore[arg-type]
     (down,) = (line for line in lines if "64x96:bf16" in line and " 70 rows" in line)

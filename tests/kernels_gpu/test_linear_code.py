@@ -4,30 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.linear_regions import Case, Outline
+from support.linear_regions import Case, Outline, layer
 
 from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import compile_kernels
 from llmc.codegen.triton.kernel import Draft
 from llmc.codegen.triton.static_checks import examine, traits_of
 
-LAYER = {
-    "qkv": Case(
-        n=3072, k=2048, source="rms_norm", heads=(("q", 32), ("k", 8), ("v", 8)), head_size=64, rotated=64
-    ),
-    "o": Case(n=2048, k=2048, chain=("add",)),
-    "gate and up": Case(n=16384, k=2048, source="rms_norm", gate="silu"),
-    "down": Case(n=2048, k=8192, chain=("add",)),
-}  # fmt: skip
+LAYER = layer(2048, 8192, 32, 8, 64)
 """A layer of Llama 3.2 1B."""
-LARGER = {
-    "qkv": Case(
-        n=6144, k=4096, source="rms_norm", heads=(("q", 32), ("k", 8), ("v", 8)), head_size=128, rotated=128
-    ),
-    "o": Case(n=4096, k=4096, chain=("add",)),
-    "gate and up": Case(n=28672, k=4096, source="rms_norm", gate="silu"),
-    "down": Case(n=4096, k=14336, chain=("add",)),
-}  # fmt: skip
+LARGER = layer(4096, 14336, 32, 8, 128)
 """A layer of Llama 3.1 8B."""
 
 

@@ -2,21 +2,18 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
 import llmc
 from llmc.codegen.triton.compile import Binary
 from llmc.errors import MissingTool
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
+from llmc.options import TARGETS
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import Driver, Gpu
-from llmc.runtime.cuda.open_session import cublas_for
+from llmc.runtime.cuda.open_session import candidates, cublas_for
 from llmc.runtime.cuda.program import GpuProgram
-
-TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100")
-"""What programs are made for."""
 
 
 def find_gpu() -> tuple[Driver, Gpu]:
@@ -30,10 +27,9 @@ def find_gpu() -> tuple[Driver, Gpu]:
 
 def target_of(gpu: Gpu) -> str:
     """The target whose code runs on a GPU; skips the test if there is none."""
-    if gpu.level in TARGETS:
-        return gpu.level
-    if gpu.capability[0] == 8:
-        return "sm_80"
+    for target, compiled_for_it in candidates(TARGETS, gpu):
+        if compiled_for_it:
+            return target
     pytest.skip(f"no target for {gpu.name} ({gpu.level})")
 
 
@@ -63,12 +59,7 @@ def compiled(
     build = llmc.compile(module, target=target, prove=False, **options)._build
     assert build is not None and build.gpu is not None
     images = {name: image(binary) for name, binary in build.gpu.compile(target).items()}
-    weights = {name: plain(value) for name, value in evaluate_each(build.model.weights)}
+    weights = dict(bytes_of_each(build.model.weights))
     plan = build.gpu.sources[target].plan
     device = CudaDevice(driver, driver.gpus()[0], images, cublas_for(plan, driver, cublas))
     return GpuProgram(plan, device, weights)
-
-
-def plain(value: torch.Tensor) -> np.ndarray:
-    """A weight as its bytes."""
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -63,6 +63,18 @@ class Case:
     indirect: bool = False
 
 
+def layer(features: int, wide: int, heads: int, key_heads: int, head_size: int) -> dict[str, Case]:
+    """The linears of a layer of Llama; wide: features within its MLP."""
+    parts = (("q", heads), ("k", key_heads), ("v", key_heads))
+    n = (heads + 2 * key_heads) * head_size
+    return {
+        "qkv": Case(n=n, k=features, source="rms_norm", heads=parts, head_size=head_size, rotated=head_size),
+        "o": Case(n=features, k=heads * head_size, chain=("add",)),
+        "up": Case(n=2 * wide, k=features, source="rms_norm", gate="silu"),
+        "down": Case(n=features, k=wide, chain=("add",)),
+    }
+
+
 @dataclass
 class Made:
     """What a case makes: the region, its values, and what they should become."""

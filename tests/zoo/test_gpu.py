@@ -5,7 +5,7 @@ import torch
 from support.interpreted_device import InterpretedDevice
 
 import llmc
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.zoo import tiny
 from llmc.zoo.checks import prefill, ragged, sequences
@@ -26,11 +26,7 @@ def gpu_program(module: torch.nn.Module, level: str = "sm_90", **options: object
     """The program of a module for a GPU, run by the interpreter of Triton."""
     build = llmc.compile(module, target=level, prove=False, **options)._build
     source = build.gpu.sources[level]
-    weights = {name: value.contiguous() for name, value in evaluate_each(build.model.weights)}
-    stored = {
-        name: value.view(torch.int16) if value.dtype == torch.bfloat16 else value for name, value in weights.items()
-    }
-    return GpuProgram(source.plan, InterpretedDevice(source.text), {n: value.numpy() for n, value in stored.items()})
+    return GpuProgram(source.plan, InterpretedDevice(source.text), dict(bytes_of_each(build.model.weights)))
 
 
 def error(have: torch.Tensor, expected: torch.Tensor) -> float:

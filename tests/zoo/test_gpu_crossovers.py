@@ -12,7 +12,7 @@ from llmc.codegen.reference import cache_specs
 from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
 from llmc.codegen.triton.emit import emit
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
 from llmc.runtime.crossover import NEVER, Crossover
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.cuda.selection import select
@@ -38,10 +38,7 @@ def llama() -> tuple[torch.nn.Module, Any]:
 
 def program(build: Any, crossover: Crossover | None) -> GpuProgram:
     source = build.gpu.sources["sm_90"]
-    weights = {
-        name: value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        for name, value in evaluate_each(build.model.weights)
-    }
+    weights = dict(bytes_of_each(build.model.weights))
     table = None if crossover is None else dict.fromkeys(source.plan.crossovers, crossover)
     return GpuProgram(source.plan, InterpretedDevice(source.text), weights, table)
 

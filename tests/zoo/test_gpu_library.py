@@ -5,7 +5,7 @@ import torch
 from support.interpreted_device import InterpretedDevice
 
 import llmc
-from llmc.ir.weights import evaluate_each
+from llmc.ir.weights import bytes_of_each
 from llmc.runtime.crossover import NEVER, Crossover
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.manifest import ModelFacts, Ranges
@@ -34,10 +34,7 @@ def programs(
     """The program of a module on devices of their own, one for each table of crossovers."""
     build = llmc.compile(module, target="sm_90", prove=False, **options)._build
     source = build.gpu.sources["sm_90"]
-    weights = {
-        name: value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        for name, value in evaluate_each(build.model.weights)
-    }
+    weights = dict(bytes_of_each(build.model.weights))
     made = []
     for crossover in crossovers:
         device = InterpretedDevice(source.text, multiplies=multiplies)
