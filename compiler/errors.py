@@ -45,5 +45,9 @@ class DeviceFailed(LlmcError):
     """A GPU or its driver refused or failed at what the runtime asked of it."""
 
 
+class OutOfMemory(LlmcError, MemoryError):
+    """This machine or its GPU has not the memory that is asked for."""
+
+
 class NumericsGateFailed(LlmcError):
     """The compiled model differs from its source by more than the numbers promise allows."""

@@ -64,7 +64,7 @@ class GpuPrograms:
         """The program on this machine's GPU; None where there is none that one of the targets is for.
 
         `model` is the packed graph, whose weights are evaluated one by one. Raises BuildFailed, DeviceFailed, and
-        MemoryError if the GPU has no room for the weights.
+        OutOfMemory if the GPU has no room for the weights.
         """
         try:
             driver = Driver()

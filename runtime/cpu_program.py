@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llmc.errors import ArtifactRejected, BadOption, BadRequest
+from llmc.errors import ArtifactRejected, BadOption, BadRequest, OutOfMemory
 from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cpu_features import machine_of, usable_cpus
 from llmc.runtime.host import HOST_CALL, Host, HostCalls, check_host
@@ -122,7 +122,7 @@ class CpuProgram:
 
         Raises:
             ArtifactRejected: the library is no program for this runtime, or its weights or its host are missing.
-            BadOption: `threads` is not a number of threads. MemoryError: they could not be started.
+            BadOption: `threads` is not a number of threads. OutOfMemory: they could not be started.
         """
         cpus = usable_cpus()
         threads = len(cpus) if threads is None else threads
@@ -143,7 +143,7 @@ class CpuProgram:
         pinned = (ctypes.c_int * threads)(*order) if pin else None
         self._machine = ctypes.c_void_p(self._library.llmc_open(self._pointers, threads, pinned))
         if not self._machine:
-            raise MemoryError(f"threads: {threads} could not be started")
+            raise OutOfMemory(f"threads: {threads} could not be started; use fewer")
         self._step = _Step()
         self._host = None if host is None else HostCalls(host, self._step)
         if self._host is not None:
@@ -165,7 +165,7 @@ class CpuProgram:
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Set aside zeroed caches; what the former ones held is gone.
 
-        Raises BadRequest unless `block_size` is a multiple of 16, and MemoryError.
+        Raises BadRequest unless `block_size` is a multiple of 16, and OutOfMemory.
         """
         if block_size < 1 or block_size % BLOCK_MULTIPLE:
             raise BadRequest(f"block size: {block_size} tokens, expected a multiple of {BLOCK_MULTIPLE}")
@@ -257,7 +257,7 @@ class CpuProgram:
             self._machine, self._cache_pointers, self._block_size, address(self._arena.bytes), self._capacity
         )
         if code != 0:
-            raise MemoryError(f"the program refused its memory with code {code}")
+            raise OutOfMemory(f"the program refused its memory with code {code}; close other programs")
 
 
 def _load(library: Path | bytes) -> ctypes.CDLL:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from llmc.errors import OutOfMemory
+
 HUGE_PAGE = 2 << 20
 ALIGNMENT = 64
 """Every array that `Region.carve` hands out begins at a multiple of this: a cache line, a vector register."""
@@ -24,14 +26,16 @@ class Region:
     """Zeroed memory that takes up room only where it is touched."""
 
     def __init__(self, size: int) -> None:
-        """Set aside `size` bytes that begin at a huge page. Raises MemoryError."""
+        """Set aside `size` bytes that begin at a huge page. Raises OutOfMemory."""
         huge = size >= HUGE_PAGE
         try:
             content = mmap.mmap(
                 -1, max(size, 1) + HUGE_PAGE * huge, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
             )
         except (OSError, ValueError, OverflowError) as error:
-            raise MemoryError(f"{size} bytes of memory: {error}") from None
+            raise OutOfMemory(
+                f"{size} bytes of memory: {error}; close other programs, or serve less at a time"
+            ) from None
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 content.madvise(mmap.MADV_HUGEPAGE)

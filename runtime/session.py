@@ -190,10 +190,11 @@ class Session:
     def _allocate(self, blocks: int) -> None:
         try:
             self.program.allocate(blocks, self._block_size)
-        except MemoryError:
+        except MemoryError as error:
+            facts = str(error).split(";")[0] or "out of memory"
             raise BadRequest(
-                f"cache: {blocks} blocks of {self._block_size} tokens do not fit into memory; lower num_blocks, send"
-                " fewer requests or shorten them"
+                f"cache: {blocks} blocks of {self._block_size} tokens do not fit into memory ({facts}); lower"
+                " num_blocks, send fewer requests or shorten them"
             ) from None
 
 

@@ -17,7 +17,7 @@ MEANING = {
     FAILED: "the work failed: the model cannot be compiled, a file is damaged, or llmc has a bug",
     USAGE: "the command line or the request asks for something that does not exist",
     REJECTED: "the artifact is damaged, incomplete, altered, or of a version that this llmc does not read",
-    ENVIRONMENT: "the environment lacks something: a package, a compiler, a GPU that works",
+    ENVIRONMENT: "the environment lacks something: a package, a compiler, memory, a GPU that works",
     NUMERICS: "the compiled model differs from its source by more than it may",
     INTERRUPTED: "interrupted from the keyboard",
 }
@@ -28,6 +28,7 @@ BY_ERROR: dict[type[BaseException], int] = {
     errors.ArtifactRejected: REJECTED,
     errors.MissingTool: ENVIRONMENT,
     errors.DeviceFailed: ENVIRONMENT,
+    MemoryError: ENVIRONMENT,
     errors.NumericsGateFailed: NUMERICS,
     ModuleNotFoundError: ENVIRONMENT,
     KeyboardInterrupt: INTERRUPTED,

@@ -11,8 +11,8 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc.errors import DeviceFailed, MissingTool
-from llmc.runtime.cuda.driver import Handle
+from llmc.errors import DeviceFailed, MissingTool, OutOfMemory
+from llmc.runtime.cuda.driver import MORE_MEMORY, Handle
 
 VERSIONS = (13, 12)
 """The versions of CUDA whose libraries will do, best first. Each needs a driver for that version or a later one."""
@@ -68,10 +68,10 @@ class Cublas:
         """Its own version, such as "13.1.0"."""
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a function. Raises MemoryError if memory of the device lacks, otherwise DeviceFailed with the reason."""
+        """Call a function. Raises OutOfMemory if memory lacks, otherwise DeviceFailed with the reason."""
         code = self._functions[name](*arguments)
         if code == ALLOC_FAILED:
-            raise MemoryError(f"{name}: the GPU has not enough memory")
+            raise OutOfMemory(f"{name}: not enough memory; {MORE_MEMORY}")
         if code:
             text = self._describe(code)
             said = text.decode(errors="replace") if text else "no reason given"

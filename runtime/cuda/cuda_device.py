@@ -1,5 +1,6 @@
 """A GPU through NVIDIA's driver, with the kernels of one program on it: `llmc.runtime.cuda.device.Device` for real."""
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_int, c_uint64, c_void_p
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmc.errors import DeviceFailed
+from llmc.errors import DeviceFailed, OutOfMemory
 from llmc.runtime.cuda.cublas import NO_CUBLAS, FoundCublas
 from llmc.runtime.cuda.cuda_context import CudaContext, CudaEvent
 from llmc.runtime.cuda.device import Grid, Place
@@ -18,6 +19,7 @@ from llmc.runtime.cuda.driver import (
     JIT_ERROR_LOG,
     JIT_ERROR_LOG_BYTES,
     MAX_DYNAMIC_SHARED_BYTES,
+    MORE_MEMORY,
     NON_BLOCKING_STREAM,
     PDL_VERSION,
     PROGRAMMATIC_STREAM_SERIALIZATION,
@@ -109,7 +111,7 @@ class CudaDevice:
     """One GPU, a stream on it, the kernels of a program, and cuBLAS where it was found."""
 
     def __init__(self, driver: Driver, gpu: Gpu, images: Mapping[str, Image], cublas: FoundCublas = NO_CUBLAS) -> None:
-        """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and MemoryError.
+        """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and OutOfMemory.
 
         A library that cannot be used is done without; `products` says so.
         """
@@ -126,12 +128,12 @@ class CudaDevice:
         self._multiplier = self._begin_products(cublas)
 
     def allocate(self, bytes: int, *, zeroed: bool = True) -> CudaMemory:
-        """Memory of at least 1 byte, aligned to 256. Raises MemoryError."""
+        """Memory of at least 1 byte, aligned to 256. Raises OutOfMemory."""
         pointer = DevicePointer()
         try:
             self._call("cuMemAlloc_v2", ctypes.byref(pointer), bytes)
-        except MemoryError:
-            raise MemoryError(f"{bytes} bytes of memory on the GPU, {self._free()} are free") from None
+        except OutOfMemory:
+            raise OutOfMemory(f"{bytes} bytes of memory on the GPU, {self._free()} are free; {MORE_MEMORY}") from None
         memory = CudaMemory(pointer.value, bytes)
         self._context.when_dropped(memory, "cuMemFree_v2", pointer)
         if zeroed:
@@ -186,7 +188,7 @@ class CudaDevice:
         return self._multiplier is not None
 
     def multiply(self, product: Product, rows: int, weight: Place, inputs: Place, sums: Place) -> None:
-        """Compute a product over so many rows. Raises DeviceFailed, and MemoryError."""
+        """Compute a product over so many rows. Raises DeviceFailed, and OutOfMemory."""
         assert self._multiplier is not None, "only programs of devices that multiply have products"
         self._multiplier.multiply(
             self._pointer(weight), self._pointer(inputs), self._pointer(sums), dtype=product.dtype, rows=rows,
@@ -199,12 +201,14 @@ class CudaDevice:
 
     def capture(self, record: Callable[[], None]) -> CudaGraph:
         """Record the launches, products and copies within the device that `record` asks for."""
-        graph = Handle()
         self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_RELAXED)
         try:
             record()
-        finally:
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        except BaseException:
+            with contextlib.suppress(DeviceFailed):  # it says once more that something failed
+                self._call("cuGraphDestroy", self._end_capture())
+            raise
+        graph = self._end_capture()
         try:
             executable = self._context.make("cuGraphInstantiateWithFlags", graph, 0)
         finally:
@@ -212,6 +216,11 @@ class CudaDevice:
         made = CudaGraph(self._context, executable, self._stream)
         self._context.when_dropped(made, "cuGraphExecDestroy", executable)
         return made
+
+    def _end_capture(self) -> Handle:
+        graph = Handle()
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        return graph
 
     def measure(self, work: Callable[[], None]) -> float:
         """Seconds that the GPU takes for what `work` asks for, from its begin to its end."""

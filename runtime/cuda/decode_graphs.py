@@ -170,11 +170,13 @@ class DecodeGraphs:
         bucket = self._buckets.setdefault(size, _Bucket(size, StepArrays(self._device)))
         if columns > bucket.blocks:
             bucket.graphs.clear()
-            bucket.blocks = max(1 << (columns - 1).bit_length(), _FIRST_BLOCKS)
-            shapes = _shapes(size, bucket.blocks)
+            bucket.blocks = 0  # until there is room for more
+            blocks = max(1 << (columns - 1).bit_length(), _FIRST_BLOCKS)
+            shapes = _shapes(size, blocks)
             if self._plan.sampling:
                 shapes |= choices.shapes(size, self._plan.vocabulary)
             bucket.arrays.lay_out(shapes, apart=choices.LARGE)
+            bucket.blocks = blocks
         return bucket
 
     def _padded(self, bucket: _Bucket, count: int, spare: int) -> Mapping[str, Array]:

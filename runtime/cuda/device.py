@@ -46,7 +46,7 @@ class Device(Protocol):
     def allocate(self, bytes: int, *, zeroed: bool = True) -> Memory:
         """Memory of at least 1 byte, aligned to `ALIGNMENT`; its content is arbitrary if not `zeroed`.
 
-        Raises MemoryError.
+        Raises OutOfMemory.
         """
 
     def upload(self, place: Place, array: npt.NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 
-from llmc.errors import DeviceFailed, MissingTool
+from llmc.errors import DeviceFailed, MissingTool, OutOfMemory
 
 LIBRARY = "libcuda.so.1"
 OLDEST_VERSION = 12_000
@@ -33,6 +33,8 @@ JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES = 5, 6
 LEVELS = (80, 89, 90, 100)
 """Compute capabilities, times ten, that programs are built for."""
 
+MORE_MEMORY = "end what else uses the GPU (see nvidia-smi), serve less at a time, or use --program cpu"
+"""The way out where memory lacks."""
 _NO_GPU = "no NVIDIA GPU is visible; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 Handle = c_void_p
@@ -170,7 +172,7 @@ class Driver:
         return f"{self.version // 1000}.{self.version % 1000 // 10}"
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a function. Raises MemoryError if memory of the device lacks, otherwise DeviceFailed with the reason."""
+        """Call a function. Raises OutOfMemory if memory lacks, otherwise DeviceFailed with the reason."""
         code = self._functions[name](*arguments)
         if code:
             self._failed(name, code)
@@ -212,7 +214,7 @@ class Driver:
 
     def _failed(self, name: str, code: int) -> None:
         if code == OUT_OF_MEMORY:
-            raise MemoryError(f"{name}: the GPU has not enough memory")
+            raise OutOfMemory(f"{name}: not enough memory; {MORE_MEMORY}")
         raise DeviceFailed(
             f"{name}: {self._described(code)}; see nvidia-smi, and use --program cpu to do without the GPU"
         )

@@ -1,9 +1,11 @@
 """Products of matrices on a stream of a GPU, by cuBLAS."""
 
+import contextlib
 import ctypes
 import weakref
 from ctypes import c_float
 
+from llmc.errors import DeviceFailed
 from llmc.runtime.cuda.cublas import Cublas
 from llmc.runtime.cuda.cuda_context import CudaContext
 from llmc.runtime.cuda.driver import Handle
@@ -26,7 +28,7 @@ class Multiplier:
     they can be recorded, and the same product gives the same bits again."""
 
     def __init__(self, owner: object, cublas: Cublas, context: CudaContext, stream: Handle, workspace: int) -> None:
-        """Begin. Raises DeviceFailed, and MemoryError.
+        """Begin. Raises DeviceFailed, and OutOfMemory.
 
         owner: what the library is used for; when it is gone, what was made here is given back. workspace: the address
         of `WORKSPACE_BYTES` of the GPU's memory.
@@ -61,5 +63,7 @@ class Multiplier:
 
 
 def _destroy(cublas: Cublas, context: CudaContext, handle: Handle) -> None:
-    context.enter()
-    cublas.call("cublasDestroy_v2", handle)
+    """After a kernel has failed, nothing can be given back: all goes with the context."""
+    with contextlib.suppress(DeviceFailed):
+        context.enter()
+        cublas.call("cublasDestroy_v2", handle)

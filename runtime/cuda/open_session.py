@@ -52,7 +52,7 @@ def open_cuda_session(
         MissingTool: there is no GPU, no driver for it, or `cublas` does not load.
         ArtifactRejected: there is no code for the GPU, it may not run, or a file is damaged.
         BadOption: what was measured cannot be read.
-        DeviceFailed: the driver refuses the code. MemoryError: the GPU's memory is too small for the weights.
+        DeviceFailed: the driver refuses the code. OutOfMemory: the GPU's memory is too small for the weights.
     """
     manifest = artifact.manifest
     try:

@@ -52,7 +52,7 @@ class GpuProgram:
         crossovers: those that choose the variants of linears, in place of the plan's own. Where the device has no
         library of products, they are computed by the program's own kernels.
 
-        Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and MemoryError.
+        Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and OutOfMemory.
         """
         plan = select(plan, crossovers, without=() if device.multiplies else (LIBRARY,))
         self.plan = plan
@@ -89,7 +89,7 @@ class GpuProgram:
         """Set aside zeroed caches; what the former ones held is gone.
 
         One block more than asked for takes what the padding of a batch writes. Raises BadRequest unless the blocks
-        have the size that the kernels are made for, and MemoryError.
+        have the size that the kernels are made for, and OutOfMemory.
         """
         if block_size != self.plan.block_size:
             raise BadRequest(f"block size: {block_size} tokens, expected {self.plan.block_size}, as the program has it")
@@ -237,7 +237,7 @@ class GpuProgram:
 
     def _reserve(self, tokens: int, rows: int, sequences: int = 0) -> None:
         """See that a step of so many tokens and rows of logits has room, and one in which tokens are chosen for so many
-        sequences. Raises MemoryError."""
+        sequences. Raises OutOfMemory."""
         if sequences > self._sequences:
             self._graphs.forget()
             self._sequences = 0

@@ -27,7 +27,7 @@ class StepArrays:
     def lay_out(self, shapes: Mapping[str, Shape], apart: Collection[str] = ()) -> None:
         """Make room for these arrays instead of those that were there; their content is arbitrary.
 
-        Those that are `apart` are copied only by name. The memory moves only if it grows. Raises MemoryError.
+        Those that are `apart` are copied only by name. The memory moves only if it grows. Raises OutOfMemory.
         """
         per_line = ALIGNMENT // 8
         offsets, used, together = dict[str, int](), 0, 0

@@ -22,7 +22,7 @@ def load_weights(plan: Plan, device: Device, weights: Mapping[str, npt.NDArray[A
 
     Raises:
         ArtifactRejected: a weight is missing, or of another length.
-        MemoryError: the device has not enough memory.
+        OutOfMemory: the device has not enough memory.
     """
     rearranged = {rearrangement.weight: rearrangement for rearrangement in plan.rearrangements}
     stored_bytes = dict(zip(plan.weights, plan.weight_bytes, strict=True))

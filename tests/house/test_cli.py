@@ -154,7 +154,8 @@ EXPECTED_CODES = [
     (errors.NumericsGateFailed("x"), 5),
     (KeyboardInterrupt(), 130),
     (RuntimeError("x"), 1),
-    (MemoryError(), 1),
+    (errors.OutOfMemory("x"), 4),
+    (MemoryError(), 4),
     (PermissionError(13, "Permission denied", "/root"), 1),
 ]
 

@@ -13,7 +13,8 @@ from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import Driver
 
 COUNTS = (
-    "bytes", "streams", "events", "modules", "graphs", "pinned", "contexts", "launches", "programmatic", "replays"
+    "bytes", "streams", "events", "modules", "graphs", "pinned", "contexts", "launches", "programmatic", "replays",
+    "recordings",
 )  # fmt: skip
 IMAGES = {kernel.name: Image(b"fake", kernel.name, 49_153, 32 * kernel.warps) for kernel in PLAN.kernels}
 

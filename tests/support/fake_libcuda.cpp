@@ -34,7 +34,7 @@ struct Function {
     unsigned shared = 48 << 10;
 };
 struct Stream {
-    bool capturing = false;
+    bool capturing = false, invalid = false;
     std::vector<Work> recorded;
 };
 struct Graph {
@@ -44,20 +44,33 @@ struct State {
     std::map<char*, size_t> memory;
     size_t used = 0;
     int streams = 0, events = 0, modules = 0, graphs = 0, pinned = 0, contexts = 0;
-    int launches = 0, programmatic = 0, replays = 0;
-    bool current = false;
+    int launches = 0, programmatic = 0, replays = 0, recordings = 0;
+    int allocations_left = -1, launches_left = -1;  // until the one that fails; negative: none does
     std::string error;  // of a kernel: nothing more can be done in the context
 } state;
+thread_local bool current = false;
 char context;
+
+// What any function says that needs a context.
+CUresult usable() {
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT;
+    return state.error.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
+}
 
 }  // namespace
 
 namespace fake {
 
-bool current() { return state.current; }
+bool current() { return ::current; }
 
 void fail(const std::string& why) {
     if (state.error.empty()) state.error = why;
+}
+
+// What must not be done while a stream is captured ends that.
+CUresult invalidate(CUstream stream) {
+    reinterpret_cast<Stream*>(stream)->invalid = true;
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
 bool inside(CUdeviceptr pointer, size_t bytes) {
@@ -69,8 +82,8 @@ bool inside(CUdeviceptr pointer, size_t bytes) {
 
 CUresult run(CUstream handle, Work work) {
     auto* stream = reinterpret_cast<Stream*>(handle);
-    if (stream == nullptr || !state.current) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!state.error.empty()) return CUDA_ERROR_LAUNCH_FAILED;
+    if (stream == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+    if (CUresult failed = usable()) return failed;
     if (stream->capturing)
         stream->recorded.push_back(std::move(work));
     else
@@ -96,6 +109,11 @@ CUresult cuGetErrorName(CUresult error, const char** text) {
         case CUDA_ERROR_NO_BINARY_FOR_GPU: return *text = "CUDA_ERROR_NO_BINARY_FOR_GPU", CUDA_SUCCESS;
         case CUDA_ERROR_NOT_FOUND: return *text = "CUDA_ERROR_NOT_FOUND", CUDA_SUCCESS;
         case CUDA_ERROR_LAUNCH_FAILED: return *text = "CUDA_ERROR_LAUNCH_FAILED", CUDA_SUCCESS;
+        case CUDA_ERROR_INVALID_CONTEXT: return *text = "CUDA_ERROR_INVALID_CONTEXT", CUDA_SUCCESS;
+        case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+            return *text = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", CUDA_SUCCESS;
+        case CUDA_ERROR_STREAM_CAPTURE_INVALIDATED:
+            return *text = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", CUDA_SUCCESS;
         default: return *text = "CUDA_ERROR_INVALID_VALUE", CUDA_SUCCESS;
     }
 }
@@ -124,18 +142,22 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* made, CUdevice) {
     return *made = reinterpret_cast<CUcontext>(&context), CUDA_SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRelease(CUdevice) {
-    if (--state.contexts == 0) state.error.clear();
-    return CUDA_SUCCESS;
+    if (--state.contexts > 0 || state.error.empty()) return CUDA_SUCCESS;
+    for (auto& [begin, bytes] : state.memory) fake::freed(reinterpret_cast<CUdeviceptr>(begin)), std::free(begin);
+    return state = {}, CUDA_SUCCESS;  // all that could not be given back goes with the context
 }
 CUresult cuCtxSetCurrent(CUcontext given) {
-    state.current = given == reinterpret_cast<CUcontext>(&context);
-    return state.current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+    current = given == reinterpret_cast<CUcontext>(&context);
+    return current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 CUresult cuMemGetInfo(size_t* free, size_t* total) {
+    if (CUresult failed = usable()) return failed;
     return *total = device.bytes, *free = device.bytes - state.used, CUDA_SUCCESS;
 }
 CUresult cuMemAlloc(CUdeviceptr* pointer, size_t bytes) {
+    if (CUresult failed = usable()) return failed;
     if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+    if (state.allocations_left >= 0 && state.allocations_left-- == 0) return CUDA_ERROR_OUT_OF_MEMORY;
     if (bytes > device.bytes - state.used) return CUDA_ERROR_OUT_OF_MEMORY;
     auto* made = static_cast<char*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
     std::memset(made, 0xff, bytes);
@@ -145,6 +167,7 @@ CUresult cuMemAlloc(CUdeviceptr* pointer, size_t bytes) {
     return *pointer = reinterpret_cast<CUdeviceptr>(made), CUDA_SUCCESS;
 }
 CUresult cuMemFree(CUdeviceptr pointer) {
+    if (CUresult failed = usable()) return failed;
     auto found = state.memory.find(reinterpret_cast<char*>(pointer));
     if (found == state.memory.end()) return CUDA_ERROR_INVALID_VALUE;
     state.used -= found->second;
@@ -154,10 +177,15 @@ CUresult cuMemFree(CUdeviceptr pointer) {
     return state.memory.erase(found), CUDA_SUCCESS;
 }
 CUresult cuMemAllocHost(void** pointer, size_t bytes) {
+    if (CUresult failed = usable()) return failed;
+    if (state.allocations_left >= 0 && state.allocations_left-- == 0) return CUDA_ERROR_OUT_OF_MEMORY;
     state.pinned++;
     return *pointer = std::malloc(bytes), CUDA_SUCCESS;
 }
-CUresult cuMemFreeHost(void* pointer) { return state.pinned--, std::free(pointer), CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void* pointer) {
+    if (CUresult failed = usable()) return failed;
+    return state.pinned--, std::free(pointer), CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void* source, size_t bytes, CUstream stream) {
     if (!inside(target, bytes)) return CUDA_ERROR_INVALID_VALUE;
     return run(stream, [=] { std::memcpy(reinterpret_cast<void*>(target), source, bytes); });
@@ -175,33 +203,40 @@ CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t bytes, 
     return run(stream, [=] { std::memset(reinterpret_cast<void*>(target), value, bytes); });
 }
 CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
+    if (CUresult failed = usable()) return failed;
     if (flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
     state.streams++;
     return *stream = reinterpret_cast<CUstream>(new Stream), CUDA_SUCCESS;
 }
 CUresult cuStreamDestroy(CUstream stream) {
+    if (CUresult failed = usable()) return failed;
     state.streams--;
     return delete reinterpret_cast<Stream*>(stream), CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(CUstream stream) {
-    if (reinterpret_cast<Stream*>(stream)->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    return state.error.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
+    if (reinterpret_cast<Stream*>(stream)->capturing) return fake::invalidate(stream);
+    return usable();
 }
 CUresult cuEventCreate(CUevent* event, unsigned flags) {
+    if (CUresult failed = usable()) return failed;
     if (flags != CU_EVENT_DEFAULT) return CUDA_ERROR_INVALID_VALUE;
     state.events++;
     return *event = reinterpret_cast<CUevent>(new char), CUDA_SUCCESS;
 }
-CUresult cuEventDestroy(CUevent event) { return state.events--, delete reinterpret_cast<char*>(event), CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent, CUstream stream) {
-    return reinterpret_cast<Stream*>(stream)->capturing ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+CUresult cuEventDestroy(CUevent event) {
+    if (CUresult failed = usable()) return failed;
+    return state.events--, delete reinterpret_cast<char*>(event), CUDA_SUCCESS;
 }
-CUresult cuEventSynchronize(CUevent) { return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream stream) {
+    return reinterpret_cast<Stream*>(stream)->capturing ? fake::invalidate(stream) : usable();
+}
+CUresult cuEventSynchronize(CUevent) { return usable(); }
 #undef cuEventElapsedTime
 CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) { return *milliseconds = 1.5f, CUDA_SUCCESS; }
 
 CUresult cuModuleLoadDataEx(
     CUmodule* module, const void* image, unsigned count, CUjit_option* options, void** values) {
+    if (CUresult failed = usable()) return failed;
     if (count != 2 || options[0] != CU_JIT_ERROR_LOG_BUFFER || options[1] != CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES)
         return CUDA_ERROR_INVALID_VALUE;
     std::string said;
@@ -214,6 +249,7 @@ CUresult cuModuleLoadDataEx(
     return *module = reinterpret_cast<CUmodule>(made), CUDA_SUCCESS;
 }
 CUresult cuModuleUnload(CUmodule module) {
+    if (CUresult failed = usable()) return failed;
     return state.modules--, fake::unload(reinterpret_cast<fake::Module*>(module)), CUDA_SUCCESS;
 }
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
@@ -243,47 +279,57 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void*
     if (CUresult failed = fake::prepare(*function->kernel, *config, parameters, work)) return failed;
     return run(config->hStream, [work = std::move(work)] {
         state.launches++;
+        if (state.launches_left >= 0 && state.launches_left-- == 0) return fake::fail("as a test wants it");
         work();
     });
 }
 CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
+    if (CUresult failed = usable()) return failed;
     if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
-    *reinterpret_cast<Stream*>(stream) = {true, {}};
+    *reinterpret_cast<Stream*>(stream) = {true, false, {}};
     return CUDA_SUCCESS;
 }
 CUresult cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     auto* stream = reinterpret_cast<Stream*>(handle);
-    *graph = reinterpret_cast<CUgraph>(new Graph{std::move(stream->recorded)});
+    bool invalid = stream->invalid;
+    *graph = invalid ? nullptr : (state.recordings++, reinterpret_cast<CUgraph>(new Graph{std::move(stream->recorded)}));
     *stream = {};
-    return CUDA_SUCCESS;
+    return invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiate(CUgraphExec* made, CUgraph graph, unsigned long long flags) {
     if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (state.allocations_left >= 0 && state.allocations_left-- == 0) return CUDA_ERROR_OUT_OF_MEMORY;
     state.graphs++;
     *made = reinterpret_cast<CUgraphExec>(new Graph(*reinterpret_cast<Graph*>(graph)));
     return CUDA_SUCCESS;
 }
 CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
-    if (!state.current || reinterpret_cast<Stream*>(stream)->capturing) return CUDA_ERROR_INVALID_VALUE;
-    if (!state.error.empty()) return CUDA_ERROR_LAUNCH_FAILED;
+    if (reinterpret_cast<Stream*>(stream)->capturing) return CUDA_ERROR_INVALID_VALUE;
+    if (CUresult failed = usable()) return failed;
     state.replays++;
     for (auto& work : reinterpret_cast<Graph*>(graph)->work)
         if (state.error.empty()) work();
     return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(CUgraphExec graph) {
+    if (CUresult failed = usable()) return failed;
     state.graphs--;
     return delete reinterpret_cast<Graph*>(graph), CUDA_SUCCESS;
 }
-CUresult cuGraphDestroy(CUgraph graph) { return delete reinterpret_cast<Graph*>(graph), CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph graph) {
+    return state.recordings--, delete reinterpret_cast<Graph*>(graph), CUDA_SUCCESS;
+}
 
 // What tests ask of it.
 
 void fake_forget_failure() { state.error.clear(); }  // a failed test may hold its context still
+void fake_fail(int allocations, int launches) {
+    state.allocations_left = allocations, state.launches_left = launches;
+}
 void fake_counts(int64_t* counts) {
     int64_t found[] = {
         int64_t(state.used), state.streams, state.events, state.modules, state.graphs, state.pinned, state.contexts,
-        state.launches, state.programmatic, state.replays};
+        state.launches, state.programmatic, state.replays, state.recordings};
     std::memcpy(counts, found, sizeof found);
 }
 void fake_layout(size_t* numbers) {

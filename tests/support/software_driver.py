@@ -22,7 +22,8 @@ SHARED_BYTES = {(8, 0): 166_912, (9, 0): 232_448, (12, 0): 101_376}
 CAPABILITIES = {"sm_80": (12, 0), "sm_90": (9, 0)}
 """GPUs that run PTX for a target: none that came later runs that of sm_90."""
 COUNTS = (
-    "bytes", "streams", "events", "modules", "graphs", "pinned", "contexts", "launches", "programmatic", "replays"
+    "bytes", "streams", "events", "modules", "graphs", "pinned", "contexts", "launches", "programmatic", "replays",
+    "recordings",
 )  # fmt: skip
 
 
