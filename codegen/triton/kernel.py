@@ -34,15 +34,16 @@ class KernelText:
     warps: int = 4
     stages: int = 3
     pdl: bool = False
-    weight_bits: int = 0
-    """Bits of a weight that the inner loop reads; 0 where it reads none. What is expected of the machine code."""
+    weight_bits: float = 0
+    """Bits of a weight that the inner loop reads, with its part of what its group shares; 0 where it reads none. What
+    is expected of the machine code."""
     matrix_units: bool = False
     """Whether the inner loop is expected to multiply in matrix units."""
     most_barriers: int = 2
     """Barriers that the inner loop is expected to have at most."""
     round_bytes: int = 0
-    """Bytes of weights that a program reads in a round of its inner loop, through shared memory; 0 where it has none
-    such."""
+    """Bytes of weights, with what groups share, that a program reads in a round of its inner loop, through shared
+    memory; 0 where it has none such."""
     rounds: int = 0
     """Of that loop."""
     lines: list[str] = field(default_factory=list)
