@@ -266,6 +266,8 @@ def _part_of(node: fx.Node, part: str) -> tuple[list[fx.Node], Callable[..., Any
     if node.target is aten.complex.default:
         chosen = node.args[0] if part == "real" else node.args[1]
         return [chosen], lambda value: value  # type: ignore[list-item]
+    if node.target is aten.view_as_complex.default:
+        return [source], lambda value: aten.select.int(value, -1, 0 if part == "real" else 1)  # type: ignore[list-item]
     if node.target in _ON_EACH_PART and isinstance(source, fx.Node) and node.all_input_nodes == [source]:
         inputs, recipe = _part_of(source, part)
         target: Any = node.target

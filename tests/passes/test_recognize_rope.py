@@ -137,6 +137,17 @@ def test_complex_tables_are_taken_apart() -> None:
     assert op_counts(check(turned, X, *HALF))["rope"] == 1
 
 
+def test_complex_tables_of_pairs_leave_nothing_complex() -> None:
+    def turned(x: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+        turn = torch.view_as_complex(torch.stack((real, imaginary), dim=-1)) * 1.5
+        value = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(value * turn).flatten(3)
+
+    found = check(turned, X, *HALF)
+    assert interleaved(found)
+    assert not any("complex" in op or op == "view_as_real" for op in op_counts(found))
+
+
 def test_a_complex_product_of_two_complex_numbers_is_no_rotation_of_one() -> None:
     def squared(x: Tensor, c: Tensor, s: Tensor) -> Tensor:
         value = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
