@@ -38,6 +38,9 @@ class Formula:
 
     def _real(self, node: ast.expr) -> str:
         text, kind = self._text(node)
+        named = any(isinstance(part, ast.Name) for part in ast.walk(node))
+        if kind == "int" and named and (short := _short(node)):
+            return f"({short[0]}).to(tl.float32)"
         return text if kind == "float" else f"({text} + 0.0)"
 
     def _text(self, node: ast.expr) -> tuple[str, Kind]:
@@ -69,6 +72,8 @@ class Formula:
     def _binary(self, left: ast.expr, op: ast.operator, right: ast.expr) -> tuple[str, Kind]:
         (a, first), (b, second) = self._text(left), self._text(right)
         kind: Kind = "float" if "float" in (first, second) else first
+        if kind == "float":
+            a, b = (a if first == "float" else self._real(left)), (b if second == "float" else self._real(right))
         if isinstance(op, ast.Div):
             return f"({self._real(left)} / {self._real(right)})", "float"
         if isinstance(op, ast.FloorDiv | ast.Mod):
@@ -120,3 +125,25 @@ class Formula:
             line = f"entry_{len(self.before)} = {text}"
             self.before.append(line)
         return line.partition(" ")[0], kind
+
+
+def _short(node: ast.expr) -> tuple[str, int, int] | None:
+    """A sum of positions, heads and constants in 32 bits, and its least and greatest value, where they have room for it.
+
+    A GPU makes a float of 32 bits in one instruction, of 64 in many. Positions are less than 2^30.
+    """
+    match node:
+        case ast.Name(id=name):
+            return f"{name}.to(tl.int32)", 0, (1 << 30) - 1
+        case ast.Constant(value=int(value)) if not isinstance(value, bool):
+            return str(value), value, value
+        case ast.BinOp(left, ast.Add() | ast.Sub() as op, right):
+            (a, b), sign = (_short(left), _short(right)), 1 if isinstance(op, ast.Add) else -1
+            if a is None or b is None:
+                return None
+            ends = sorted((sign * b[1], sign * b[2]))
+            least, greatest = a[1] + ends[0], a[2] + ends[1]
+            fits = -(1 << 31) <= least and greatest < 1 << 31
+            return (f"({a[0]} {_BINARY[type(op)]} {b[0]})", least, greatest) if fits else None
+        case _:
+            return None
