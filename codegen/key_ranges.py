@@ -61,9 +61,9 @@ class KeyRanges:
     """A part of the mask that was not understood."""
 
     @property
-    def skips(self) -> bool:
-        """Whether there may be keys that are in no range."""
-        return all(each.low is not None or each.high is not None for each in self.ranges)
+    def begins(self) -> bool:
+        """Whether the first keys of long sequences are in no range."""
+        return all(each.low is not None for each in self.ranges)
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,18 @@ class DecodeAttention(AttentionKernel):
 
     def _write(self) -> None:
         add, text, tile = self.text.add, self.text, self.tile
-        before, after = min(self.bounds.before, default=None), min(self.bounds.after, default=None)
         add("program = tl.program_id(0)")
         self.heads("program")
         self.wait()
         add(
-            f"sequence, share, shares, place, first, stop = {self.call('attention', 'find_share')}(",
+            f"sequence, share, shares, place, first, last = {self.call('attention', 'find_share')}(",
             f"    {text.step('starts')}, {text.step('lengths')}, {text.size('B')}, tl.program_id(1),"
-            f" {self.shares}, {before}, {after}, {tile.keys})",
+            f" {self.shares}, {self.keys.of_sequence(tile.keys)}, {tile.keys})",
             "if sequence < 0:",
             "    return",
             f"token = tl.load({text.step('starts')} + sequence)",
             f"position = tl.load({text.step('lengths')} + sequence).to(tl.int32) - 1",
+            *(self.keys.gap_of_sequence("position + 1", tile.keys) if self.keys.apart else ["stop = last"]),
             f"row = tl.arange(0, {tile.rows})",
             f"head = first_head + tl.minimum(row, {self.count} - 1)  # rows that fill up the tile repeat the last head",
         )
@@ -56,15 +56,15 @@ class DecodeAttention(AttentionKernel):
         self.start()
         self.state()
         visible = ["(k_position < stop)", *([self.visible] if self.visible else [])]
-        if self.bounds.exact:
-            visible += [f"(k_position >= position - {before})" for before in self.bounds.before]
+        if self.keys.plain:
+            before, limits = self.keys.limits(ends=False)
+            add(*before)
+            visible += limits
         part = tile.keys // tile.groups
         add(
             f"key = (tl.arange(0, {tile.groups}) * {part})[:, None] + tl.arange(0, {part})[None, :]",
-            f"block = {self.call('attention', 'block_at')}(table, first, stop, {self.context.block_size})",
-            f"for start in tl.range(first, stop, {tile.keys}):",
         )
-        self.block(f"start + {tile.keys}", " & ".join(visible))
+        self.over_blocks("first", "last", " & ".join(visible))
         self.joined()
         real = f"row < {self.count}"
         add("if shares == 1:", f"    {self.factor('(first_head + row)', real)}")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from llmc.codegen.layout import View
-from llmc.codegen.mask_bounds import MaskBounds, mask_bounds
 from llmc.codegen.regions import Attention
+from llmc.codegen.triton.attention_keys import VisibleKeys
 from llmc.codegen.triton.attention_shape import AttentionShape, Chunk, Tile, chunks
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_cache import ELEMENTS, SCALED
@@ -28,7 +28,6 @@ class AttentionKernel:
         self.region, self.context, self.tile = region, context, tile
         self.spec = context.caches[region.layer]
         self.shape = shape
-        self.bounds: MaskBounds = mask_bounds(region.mask)
         self.key_chunks = chunks(region.key_size, tile.chunk)
         self.value_chunks = self._value_chunks()
         formula = f"{region.mask}{'' if region.bias == '0' else f'; bias {region.bias}'}"
@@ -43,6 +42,7 @@ class AttentionKernel:
             most_barriers=self.barriers(),
         )
         self.formula = Formula(self.text, region.tables)
+        self.keys = VisibleKeys(region, self.text)
         self.call = self.text.call
         # How keys, rows, and elements of a head stand in scores, keys, queries and values.
         turned = bool(tile.groups)
@@ -161,7 +161,7 @@ class AttentionKernel:
     def start(self) -> None:
         """What loops need of the sequence and of the queries."""
         self.text.add(f"table = {self.text.step('blocks')} + sequence * {self.text.size('M')}")
-        self.visible = "" if self.bounds.exact else self.formula.predicate(self.region.mask)
+        self.visible = "" if self.keys.plain else self.formula.predicate(self.region.mask)
         self.bias = "" if self.region.bias == "0" else self.formula.number(self.region.bias)
         if self.visible or self.bias:
             self.text.add("q = position.to(tl.int64)  # positions of queries, and below of keys, as formulas call them")
@@ -179,6 +179,23 @@ class AttentionKernel:
             shape = f"{tile.groups}, {chunk.width}, {tile.rows}" if tile.groups else f"{tile.rows}, {chunk.width}"
             lines.append(f"{name} = tl.zeros(({shape}), tl.float32)")
         self.text.add(*(indent + line for line in lines))
+
+    def over_blocks(self, begin: str, end: str, visible: str) -> None:
+        """A loop over the blocks from one key up to another, both counted without a gap. visible: see `block`."""
+        keys, size = self.tile.keys, self.context.block_size
+        block_at, past = self.call("attention", "block_at"), f"start + {keys}"
+        if not self.keys.apart:
+            self.text.add(f"block = {block_at}(table, {begin}, stop, {size})")
+            self.text.add(f"for start in tl.range({begin}, {end}, {keys}):")
+        else:
+            past_gap = self.call("visible_keys", "past_gap")
+            past = f"{past_gap}(visited + {keys}, gap_at, gap)"
+            self.text.add(
+                f"block = {block_at}(table, {past_gap}({begin}, gap_at, gap), stop, {size})",
+                f"for visited in tl.range({begin}, {end}, {keys}):",
+                f"    start = {past_gap}(visited, gap_at, gap)",
+            )
+        self.block(past, visible)
 
     def block(self, following: str, visible: str) -> None:
         """The body of a loop: adds the keys of `block` from `start` on. Then `block` is that of position `following`.
@@ -339,16 +356,3 @@ def _named(role: str, parts: Iterable[Chunk]) -> Iterator[tuple[str, Chunk]]:
     given = tuple(parts)
     for chunk in given:
         yield role if len(given) == 1 else f"{role}_{chunk.first}", chunk
-
-
-def plus(name: str, number: int) -> str:
-    """An expression of a sum."""
-    return f"{name} + {number}" if number else name
-
-
-def latest(bounds: list[str]) -> str:
-    """An expression of the greatest of some positions and 0."""
-    text = "0"
-    for bound in bounds:
-        text = f"tl.maximum({text}, {bound})"
-    return text

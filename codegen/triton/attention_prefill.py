@@ -1,8 +1,8 @@
 """Attention of sequences that have several tokens in a step: prompts, and parts of prompts."""
 
-from llmc.codegen.mask_bounds import mask_bounds
+from llmc.codegen.key_ranges import key_ranges
 from llmc.codegen.regions import Attention
-from llmc.codegen.triton.attention_kernel import AttentionKernel, latest, plus
+from llmc.codegen.triton.attention_kernel import AttentionKernel
 from llmc.codegen.triton.attention_shape import prefill_shape, prefill_tile
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft
@@ -30,7 +30,7 @@ class PrefillAttention(AttentionKernel):
 
     def __init__(self, region: Attention, context: Context) -> None:
         shape = prefill_shape(region, context.caches[region.layer].dtype)
-        window = bool(mask_bounds(region.mask).before)
+        window = key_ranges(region.mask, region.heads).begins
         super().__init__(region, context, shape, prefill_tile(shape, context.target, window=window))
         self.tokens = max(1, self.tile.rows // shape.heads)
         self._write()
@@ -64,29 +64,23 @@ class PrefillAttention(AttentionKernel):
             f"positions_of = tl.load({text.step('positions')} + token + within).to(tl.int32)",
             f"position = positions_of[{self.row_axes}]",
             "low, high = tl.min(positions_of, 0), tl.max(positions_of, 0)",
-            f"stop = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
-            "inner_end = stop",
-            *[f"stop = tl.minimum(stop, high + {after + 1})" for after in self.bounds.after],
-            "stop = tl.maximum(stop, 0)",
-            f"begin = {latest([f'low - {before}' for before in self.bounds.before])} // {tile.keys} * {tile.keys}",
+            f"length = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
+            *self.keys.of_tile(tile.keys),
         )
         self.queries()
         self.start()
         self.state()
         # A query's own key, which no mask that ends before it passes, is before `stop`.
-        implied = self.bounds.exact and min(self.bounds.after, default=1) <= 0
-        limits = [] if implied else ["(k_position < stop)"]
-        if self.bounds.exact:
-            limits += [f"(k_position <= {plus('position', after)})" for after in self.bounds.after]
-            limits += [f"(k_position >= position - {before})" for before in self.bounds.before]
-        if self.bounds.exact and tile.edges_apart:
+        limits = [] if self.keys.ends_at_query else ["(k_position < stop)"]
+        if self.keys.plain:
+            before, ends = self.keys.limits(ends=True)
+            add(*before)
+            limits += ends
+        if self.keys.plain and tile.edges_apart:
             self._two_loops(" & ".join(limits))
         else:
-            add(
-                f"block = {self.call('attention', 'block_at')}(table, begin, stop, {self.context.block_size})",
-                f"for start in tl.range(begin, stop, {tile.keys}):",
-            )
-            self.block(f"start + {tile.keys}", " & ".join([*limits, *([self.visible] if self.visible else [])]))
+            end = "stop - gap" if self.keys.apart else "stop"
+            self.over_blocks("begin", end, " & ".join([*limits, *([self.visible] if self.visible else [])]))
         self.joined()
         real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
         if self.shape.group % heads:
@@ -104,11 +98,9 @@ class PrefillAttention(AttentionKernel):
     def _two_loops(self, visible: str) -> None:
         add, keys = self.text.add, self.tile.keys
         block_at, size = self.call("attention", "block_at"), self.context.block_size
-        add(
-            "# All rows see all keys from inner to inner_end; blocks at the edges are masked.",
-            *[f"inner_end = tl.minimum(inner_end, low + {after + 1})" for after in self.bounds.after],
-        )
-        if not self.bounds.before:
+        first, end = self.keys.inner()
+        add("# All rows see all keys from inner to inner_end; blocks at the edges are masked.", f"inner_end = {end}")
+        if first is None:
             add(
                 f"inner_end = tl.maximum(inner_end, 0) // {keys} * {keys}",
                 f"block = {block_at}(table, 0, stop, {size})",
@@ -121,9 +113,8 @@ class PrefillAttention(AttentionKernel):
             )
             self.block(f"start + {keys}", visible)
             return
-        earliest = latest([f"high - {before}" for before in self.bounds.before])
         add(
-            f"inner = tl.cdiv({earliest}, {keys}) * {keys}",
+            f"inner = tl.cdiv({first}, {keys}) * {keys}",
             f"inner = tl.minimum(tl.maximum(inner, begin), tl.cdiv(stop, {keys}) * {keys})",
             f"inner_end = tl.maximum(inner_end // {keys} * {keys}, inner)",
             f"block = {block_at}(table, inner, stop, {size})",

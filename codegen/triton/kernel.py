@@ -51,6 +51,8 @@ class KernelText:
     refs: list[Ref] = field(default_factory=list)
     imports: set[str] = field(default_factory=set)
     """Functions of `llmc.codegen.triton.library` that the text calls, as "module.function"."""
+    functions: dict[str, str] = field(default_factory=dict)
+    """Device functions of this kernel alone, by role: parameters and body."""
     _known: dict[object, str] = field(default_factory=dict)
 
     def add(self, *lines: str) -> None:
@@ -61,6 +63,13 @@ class KernelText:
         """The name of a library function, which the generated file then imports."""
         self.imports.add(f"{module}.{function}")
         return function
+
+    def function(self, role: str, parameters: str, lines: Sequence[str]) -> str:
+        """The name of a device function of this kernel's own, such as one that library functions are to call; the name
+        of the kernel, which comes later, stands for `@` in it.
+        """
+        self.functions[role] = "\n".join([f"({parameters}):", *("    " + line for line in lines)])
+        return f"@{role}"
 
     def pointer(self, buffer: Buffer, role: str) -> str:
         """The parameter that points at a buffer, or at a weight that is not packed; `role` names it if it is new."""
@@ -112,7 +121,12 @@ class KernelText:
         """The whole function, called `name`."""
         head = [f"# {self.comment}"] if self.comment else []
         parameters = ", ".join(parameter for parameter, _ in self.parameters)
-        return "\n".join([*head, "@triton.jit", f"def {name}({parameters}):", *("    " + line for line in self.lines)])
+        own = [f"@triton.jit\ndef @{role}{text}\n\n" for role, text in self.functions.items()]
+        body = [f"def {name}({parameters}):", *("    " + line for line in self.lines)]
+        text = "\n".join([*own, *head, "@triton.jit", *body])
+        for role in self.functions:
+            text = text.replace(f"@{role}", f"{name}_{role}")
+        return text
 
 
 @dataclass(frozen=True)

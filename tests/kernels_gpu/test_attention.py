@@ -47,6 +47,10 @@ CASES = {
     "some of the future": Case(mask="k <= q + 12", dtype=F32),
     "a prefix that all see": Case(mask="(k <= q) | (k < 40)", dtype=F32),
     "chunks": Case(mask="(k <= q) & (k // 24 == q // 24)", dtype=F32),
+    "chunks and a window": Case(mask="(k <= q) & (k // 64 == q // 64) & (q - k < 23)", dtype=F32),
+    "the first, and a window": Case(mask="(k <= q) & ((k < 4) | (q - k < 30))", dtype=F32),
+    "both sides": Case(mask="abs(q - k) < 20", dtype=F32),
+    "every second": Case(mask="(k <= q) & ((q - k) % 2 == 0)", dtype=F32),
     "a mask for each head": Case(mask="(k < q - 20 * h) & (q % 3 != 1)", dtype=F32),
     "a table of keys": Case(mask="(k <= q) & t0[k % 60]", tables=(SEEN,), dtype=F32),
     "softcap": Case(softcap=3.0, scale=1.0, dtype=F32),
@@ -69,6 +73,38 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_attention_in_steps_of_one_sequence(name: str) -> None:
     _agree(Sequences(CASES[name], [71]), [68], [1], [2])
+
+
+SKIPPING = {
+    "window": "(k <= q) & (q - k < 200)",
+    "chunks": "(k <= q) & (k // 300 == q // 300)",
+    "the first, and a window": "(k <= q) & ((k < 4) | (q - k < 200))",
+    "the first, and a late window": "((k < 4) | (q - k < 400)) & (k <= q - 150)",
+    "chunks and those before": "(k <= q) & (q // 256 - k // 256 < 2)",
+    "a prefix": "(k < 100) & (k <= q)",
+    "a span of keys": "(k <= q) & (k >= 250) & (k < 500)",
+    "far heads": "(k <= q) & (q - k < 100 + 50 * h)",
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+@pytest.mark.parametrize("cores", [2, 40])
+def test_blocks_that_no_query_sees_are_not_read(name: str, cores: int) -> None:
+    case = Case(mask=SKIPPING[name], dtype=F32, cores=cores)
+    sequences = Sequences(case, [940, 700, 70], hidden_blocks=False)
+    sequences.done = [900, 690, 66]
+    _fill(sequences)
+    _agree(sequences, [30, 1, 2], [1, 1, 1], [5, 1, 1])
+
+
+def test_blocks_are_read_where_the_formula_is_not_understood() -> None:
+    """So that the test above can fail."""
+    mask = "(k <= q) & ((q - k) % 1000 < 200)"
+    sequences = Sequences(Case(mask=mask, dtype=F32), [700], hidden_blocks=False)
+    sequences.done = [690]
+    _fill(sequences)
+    with pytest.raises(IndexError):
+        sequences.step([1])
 
 
 def test_sequences_of_different_lengths_in_one_step() -> None:

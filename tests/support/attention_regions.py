@@ -18,6 +18,7 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_attention import emit_attention
 from llmc.codegen.triton.kernel import Draft, Ref, module_text
 from llmc.ir.cache_formats import format_of, stored_width
+from llmc.ir.mask import evaluate
 from llmc.runtime.program import CacheSpec
 
 BLOCK_SIZE = 128
@@ -96,6 +97,8 @@ class Sequences:
     done: list[int] = field(default_factory=list)
     launches: list[str] = field(default_factory=list)
     """Kernels that ran, in order."""
+    hidden_blocks: bool = True
+    """Whether block tables lead kernels to blocks that no query of a step sees."""
 
     def __post_init__(self) -> None:
         case, made = self.case, np.random.default_rng(sum(self.lengths))
@@ -153,8 +156,23 @@ class Sequences:
         output = torch.full((len(positions), case.heads, case.value_size), torch.nan)
         # Caches with scales are filled by a kernel of their own, others by those before attention.
         new = {"new_k_0": k.flatten(1), "new_v_0": v.flatten(1)}
+        if not self.hidden_blocks:
+            step["blocks"] = self._without_hidden(spans)
         self._run(step, {"query": q, "output": output, **new}, before if case.dtype.itemsize == 1 else self.paged())
         return output.numpy(), wanted.numpy()
+
+    def _without_hidden(self, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Block tables that lead nowhere where no query of a step sees a key: reading there is an error."""
+        table = torch.full(self.blocks.shape, 1 << 40)
+        heads = torch.arange(self.case.heads)[:, None, None]
+        for row, (begin, end) in enumerate(spans):
+            queries, keys = torch.arange(begin, end)[None, :, None], torch.arange(end)[None, None, :]
+            seen = evaluate(self.case.mask, queries, keys, heads, self.case.tables, torch.float32)
+            seen = seen.expand(len(heads), end - begin, end).flatten(0, 1).any(0)
+            for block, part in enumerate(seen.split(BLOCK_SIZE)):
+                if part.any():
+                    table[row, block] = int(self.blocks[row, block])
+        return table
 
     def _run(
         self, step: dict[str, torch.Tensor], named: dict[str, torch.Tensor], paged: dict[str, torch.Tensor]

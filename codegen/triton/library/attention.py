@@ -34,19 +34,6 @@ def find_tile(starts, B, tile, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def keys_seen(length, BEFORE: tl.constexpr, AFTER: tl.constexpr, KEYS: tl.constexpr):
-    """The first key, at the begin of a block of KEYS, and the last key + 1 that the last token of `length` sees: none
-    more than BEFORE places before it, none more than AFTER behind it; None where there is no such bound.
-    """
-    begin, end = length * 0, length
-    if BEFORE is not None:
-        begin = tl.maximum(length - 1 - BEFORE, 0) // KEYS * KEYS
-    if AFTER is not None:
-        end = tl.minimum(length, length + AFTER)
-    return begin, end
-
-
-@triton.jit
 def blocks_of_share(blocks, each):
     """How many of a sequence's blocks a program takes where programs are to take `each`, or more.
 
@@ -57,31 +44,29 @@ def blocks_of_share(blocks, each):
 
 
 @triton.jit
-def find_share(
-    starts, lengths, B, number, SHARES: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, KEYS: tl.constexpr
-):
+def find_share(starts, lengths, B, number, SHARES: tl.constexpr, keys_of: tl.constexpr, KEYS: tl.constexpr):
     """The work of program `number` of those that divide the keys of a step's sequences of one token among them.
 
     Together they are to have about SHARES programs, each about as many keys, whatever the sequences' lengths: the same
     bytes for every program, so that none is waited for. Returns the sequence, -1 where there is none; which of its
     shares; how many it has; where the state of its first share is kept, if there are several; the first key and the
-    last + 1.
+    last + 1, as keys_of(length, KEYS) gives those that the last of `length` tokens sees.
     """
     sequence, base, place = -1, 0, 0
     each = 1
     if B == 1:
         sequence = 0
-        begin, end = keys_seen(tl.load(lengths).to(tl.int32), BEFORE, AFTER, KEYS)
+        begin, end = keys_of(tl.load(lengths).to(tl.int32), KEYS)
         each = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 1), KEYS), SHARES)
     else:
         total = 0
         for first in range(0, B, 128):
-            total += tl.sum(_blocks_of(starts, lengths, B, first, BEFORE, AFTER, KEYS), 0)
+            total += tl.sum(_blocks_of(starts, lengths, B, first, keys_of, KEYS), 0)
         each = tl.maximum(tl.cdiv(total, SHARES), 1)
         before = tl.cast(0, tl.int64)
         found = tl.cast(0, tl.int64)
         for first in range(0, B, 128):
-            blocks = _blocks_of(starts, lengths, B, first, BEFORE, AFTER, KEYS)
+            blocks = _blocks_of(starts, lengths, B, first, keys_of, KEYS)
             shares = tl.cdiv(blocks, blocks_of_share(blocks, each)).to(tl.int64)
             # Programs, and those of them that leave a state, counted in two parts of one number.
             counted = shares + tl.where(shares > 1, shares << 20, 0)
@@ -92,7 +77,7 @@ def find_share(
             before += tl.sum(counted, 0)
         sequence = (found >> 40).to(tl.int32) - 1
         base, place = (found & 0xFFFFF).to(tl.int32), ((found >> 20) & 0xFFFFF).to(tl.int32)
-    begin, end = keys_seen(tl.load(lengths + tl.maximum(sequence, 0)).to(tl.int32), BEFORE, AFTER, KEYS)
+    begin, end = keys_of(tl.load(lengths + tl.maximum(sequence, 0)).to(tl.int32), KEYS)
     blocks = tl.cdiv(tl.maximum(end - begin, 1), KEYS)
     each = blocks_of_share(blocks, each)
     share = number - base
@@ -109,12 +94,12 @@ def find_share(
 
 
 @triton.jit
-def _blocks_of(starts, lengths, B, first, BEFORE: tl.constexpr, AFTER: tl.constexpr, KEYS: tl.constexpr):
+def _blocks_of(starts, lengths, B, first, keys_of: tl.constexpr, KEYS: tl.constexpr):
     """How many blocks of keys each of 128 sequences from `first` on has; none if it has several tokens."""
     index = first + tl.arange(0, 128)
     start = tl.load(starts + index, mask=index < B, other=0)
     last = tl.load(starts + index + 1, mask=index < B, other=0)
-    begin, end = keys_seen(tl.load(lengths + index, mask=index < B, other=0).to(tl.int32), BEFORE, AFTER, KEYS)
+    begin, end = keys_of(tl.load(lengths + index, mask=index < B, other=0).to(tl.int32), KEYS)
     return tl.where(last - start == 1, tl.cdiv(tl.maximum(end - begin, 1), KEYS), 0)
 
 
