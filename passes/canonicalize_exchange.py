@@ -29,7 +29,7 @@ def exchange(name: str, site: Site, rule: Callable[[Site], fx.Node | None], kind
         return False
     if prover is not None:
         try:
-            prover.prove(*_sides(site, new), kind)
+            prover.prove(*_sides(site, new), kind, site.known)
         except Disproved as disproved:
             where = f"{name} at {node.name} ({node.meta.get('origin')})"
             raise BuildFailed(f"{where}: {node.target} respelled as {new.target}: {disproved}") from disproved

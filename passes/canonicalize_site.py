@@ -14,6 +14,7 @@ from llmc.ir.ops import accumulate_dtype
 from llmc.ir.signature import arguments
 from llmc.ir.sizes import number
 from llmc.ir.tracing import short_name
+from llmc.ir.weights import Constant
 
 aten = torch.ops.aten
 
@@ -34,6 +35,8 @@ class Site:
         self.node = node
         self.args = arguments(node)
         self.made: list[fx.Node] = []
+        self.known: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        """For inputs by name: the values that the replacement relies on."""
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a node or a constant
         """The argument called `name`, dimensions counted from the front; None when the call has none."""
@@ -56,6 +59,15 @@ class Site:
         new.meta.update(val=infer(self.mode, target, new.args, new.kwargs), origin=self.node.meta.get("origin"))
         self.made.append(new)
         return new
+
+    def constant(self, node: fx.Node) -> torch.Tensor | None:
+        """The values of an argument that the model's own code computed, on which the replacement then relies."""
+        weight = self.model.weights.get(node.name) if node.op == "placeholder" else None
+        if not isinstance(weight, Constant):
+            return None
+        values = weight.tensor
+        self.known[node.name] = lambda drawn: values.to(drawn.dtype)
+        return values
 
     def sizes(self, val: torch.Tensor) -> list[Any] | None:
         """The sizes of `val` as arguments of a reshape: numbers, and -1 for the one that is symbolic.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
 from llmc.ir.sizes import number, same_shape, same_size
@@ -122,6 +123,21 @@ def _select(site: Site) -> fx.Node | None:
     return site.call(aten.select.int, site["self"], site["dim"], index + size)
 
 
+def _index(site: Site) -> fx.Node | None:
+    """Places of one dimension that follow one another are a slice."""
+    indices = [site["index"]] if site["indices"] is None else site["indices"]
+    dim = site["dim"] if site["indices"] is None else next(d for d, one in enumerate(indices) if one is not None)
+    given = [index for index in indices if index is not None]
+    size = number(site.tensor("self").shape[dim])
+    places = site.constant(given[0]) if len(given) == 1 and size is not None else None
+    if size is None or places is None or places.dtype != torch.int64 or places.dim() != 1 or not len(places):
+        return None
+    start = int(places[0]) % size
+    if not torch.equal(places % size, torch.arange(start, start + len(places))):
+        return None
+    return site.call(aten.slice.Tensor, site["self"], dim, start, start + len(places))
+
+
 def _split(site: Site) -> fx.Node | None:
     """Equal parts by their sizes, when these are numbers."""
     sizes = [number(part.shape[site["dim"]]) for part in site.val]
@@ -155,6 +171,8 @@ VIEWS: dict[object, Callable[[Site], fx.Node | None]] = {
     aten.slice.Tensor: _slice,
     aten.narrow.default: _narrow,
     aten.select.int: _select,
+    aten.index.Tensor: _index,
+    aten.index_select.default: _index,
     aten.split.Tensor: _split,
     aten.chunk.default: _split,
     aten.cat.default: _cat,

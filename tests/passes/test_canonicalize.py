@@ -64,6 +64,8 @@ VIEWS: list[tuple[Callable[[Tensor], Tensor], dict[str, int]]] = [
     (lambda x: x[:, -3:], {"slice": 1}),
     (lambda x: x.narrow(1, 2, 3), {"slice": 1}),
     (lambda x: x[-1], {"select": 1}),
+    (lambda x: x[:, [-3, -2]], {"slice": 1}),
+    (lambda x: x[[1, 0]], {"index": 1}),
     (lambda x: x[:, None].expand(-1, 5, -1), {"expand": 1, "unsqueeze": 1}),
     (lambda x: x[:, None].repeat(1, 5, 1), {"expand": 1, "unsqueeze": 1}),
     (lambda x: x.chunk(2, -1)[1], {"getitem": 1, "split_with_sizes": 1}),
