@@ -1,6 +1,5 @@
 """The GPU programs of a model: emitted for each target, and compiled when they are saved or run."""
 
-import json
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,10 +17,10 @@ from llmc.ir.model import Model
 from llmc.ir.weights import Weight, bytes_of_each
 from llmc.options import THIS_GPU, Options, cache_directory, chosen_cublas
 from llmc.runtime.checked_json import canonical
-from llmc.runtime.cuda import plan_file
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import Driver
 from llmc.runtime.cuda.open_session import candidates, cublas_for
+from llmc.runtime.cuda.plan_file import write_plan
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.native_trust import keep
 from llmc.runtime.program import CacheSpec
@@ -86,9 +85,12 @@ class GpuPrograms:
         """
         made: dict[str, tuple[str, bytes]] = {}
         for level, source in self.sources.items():
-            code, document = _file(source, self.compile(level), self.triton)
+            binaries = self.compile(level)
+            images = {name: _image(binary, True) for name, binary in binaries.items()}
+            ptx = {name: _image(binary, False) for name, binary in binaries.items() if binary.ptx is not None}
+            document, code = write_plan(source.plan, images, ptx, {"triton": self.triton})
             keep(cache_directory(), code)
-            made[level] = f"program/cuda-{level}.json", json.dumps(document, sort_keys=True).encode()
+            made[level] = f"program/cuda-{level}.json", document
             made[f"{level}.bin"] = f"program/cuda-{level}.bin", code
             made[f"{level}.py"] = f"program/cuda-{level}.py", source.text.encode()
             explanation = self.explain(model, level).to_json()
@@ -168,20 +170,3 @@ def _image(binary: Binary, compiled: bool) -> Image:
         return Image(binary.code, binary.symbol, binary.shared, binary.threads)
     assert binary.ptx is not None, "only targets whose PTX is kept are candidates for it"
     return Image(binary.ptx, binary.symbol, binary.ptx_shared, binary.threads)
-
-
-def _file(source: GpuSource, binaries: Mapping[str, Binary], triton: str) -> tuple[bytes, dict[str, object]]:
-    """The code of all kernels one after another, and the document that says where each begins."""
-    code = bytearray()
-
-    def place(name: str, content: bytes, shared: int) -> plan_file.Binary:
-        start = len(code)
-        code.extend(content)
-        binary = binaries[name]
-        return plan_file.Binary(binary.symbol, start, len(content), shared, binary.threads)
-
-    cubins = {name: place(name, binary.code, binary.shared) for name, binary in binaries.items()}
-    ptx = {
-        name: place(name, binary.ptx, binary.ptx_shared) for name, binary in binaries.items() if binary.ptx is not None
-    }
-    return bytes(code), plan_file.to_json(source.plan, cubins, ptx, {"triton": triton})

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from itertools import chain
+from typing import NoReturn, TypeVar, cast
 
 from llmc.errors import ArtifactRejected
 
@@ -126,6 +127,34 @@ class Field:
                 )
         return {name: Field(item, f"{self.where}.{name}") for name, item in self.value.items()}
 
+    def row(self, width: int) -> list["Field"]:
+        """The elements of a list of `width`."""
+        if not isinstance(self.value, list) or len(self.value) != width:
+            self.reject(f"a list of {width}")
+        return self.items(width)
+
+    def integer_rows(self, most: int, least_width: int) -> list[list[int]]:
+        """The rows of a table: at most `most` lists of `least_width` integers or more, whatever these may be.
+
+        All are looked at at once, since tables are long.
+        """
+        rows = self.value
+        if not isinstance(rows, list) or len(rows) > most:
+            self.reject(f"a list of at most {most}")
+        if set(map(type, rows)) <= {list} and min(map(len, cast(list[list[Json]], rows)), default=least_width) >= (
+            least_width
+        ):
+            table = cast(list[list[int]], rows)
+            if set(map(type, chain.from_iterable(table))) <= {int}:
+                return table
+        for item in self.items(most):
+            if not isinstance(item.value, list) or len(item.value) < least_width:
+                item.reject(f"a list of at least {least_width} integers")
+            for number in item.items(len(item.value)):
+                if type(number.value) is not int:
+                    number.reject("an integer")
+        raise AssertionError("one of the rows is at fault")
+
     def optional(self, read: Callable[["Field"], _T]) -> _T | None:
         """None for null, otherwise what `read` makes of this field."""
         return None if self.value is None else read(self)
@@ -143,18 +172,13 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _check_depth(value: Json, where: str) -> None:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
-        level = [child for item in level for child in _children(item)]
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [child for children in inner for child in children if isinstance(child, (dict, list))]
         if not level:
             return
     raise ArtifactRejected(f"{where}: nested deeper than {MAX_DEPTH}; build the artifact again")
-
-
-def _children(value: Json) -> list[Json]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 def _brief(value: Json) -> str:

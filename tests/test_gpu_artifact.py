@@ -19,6 +19,7 @@ from llmc.ir.weights import Expr, Weight
 from llmc.options import TARGETS, Options, cache_directory
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.crossover import Crossover
+from llmc.runtime.cuda.code_file import read_section
 from llmc.runtime.cuda.driver import LEVELS
 from llmc.runtime.cuda.plan_file import parse_plan
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
@@ -37,10 +38,10 @@ def test_it_holds_plan_code_source_and_explanation(artifact: Artifact) -> None:
     assert set(roles) == {"sm_90", "sm_90.bin", "sm_90.py", "sm_90.explanation"}
     code, source = artifact.read(roles["sm_90.bin"]), artifact.read(roles["sm_90.py"]).decode()
     found = parse_plan(artifact.read(roles["sm_90"]), "plan", len(code))
-    assert found.plan.target == "sm_90" and not found.ptx
+    assert found.plan.target == "sm_90" and found.ptx is None
+    images = read_section(code, found.code.section, found.code.binaries, "code")
     for kernel in found.plan.kernels:
-        binary = found.binaries[kernel.name]
-        assert code[binary.offset : binary.offset + 4] == b"\x7fELF"
+        assert images[kernel.name].content[:4] == b"\x7fELF"
         assert f"def {kernel.name}(" in source
 
 

@@ -1,16 +1,17 @@
 """From an artifact to a session of its GPU program: choose the GPU's code, see that it may run, upload the weights."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llmc.errors import ArtifactRejected, MissingTool
 from llmc.runtime.artifact import Artifact, Verify
 from llmc.runtime.crossover import Crossover
+from llmc.runtime.cuda.code_file import read_section
 from llmc.runtime.cuda.cublas import FoundCublas, find_cublas
 from llmc.runtime.cuda.cuda_device import CudaDevice, Image
 from llmc.runtime.cuda.driver import LIBRARY, Driver, Gpu
 from llmc.runtime.cuda.plan import Plan, Product
-from llmc.runtime.cuda.plan_file import Binary, PlanFile, parse_plan
+from llmc.runtime.cuda.plan_file import PlanFile, parse_plan
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.cuda.selection import select
 from llmc.runtime.manifest import Manifest
@@ -125,9 +126,10 @@ def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan,
         name = roles[f"{target}.bin"]
         file = parse_plan(artifact.read(roles[target]), roles[target], artifact.manifest.files[name].bytes)
         _check_target(roles[target], file, target)
-        binaries = file.binaries if compiled else file.ptx
-        if binaries:
-            return file.plan, _images(binaries, _allowed(artifact, name, cache, trust))
+        code = file.code if compiled else file.ptx
+        if code is not None:
+            content = _allowed(artifact, name, cache, trust)
+            return file.plan, read_section(content, code.section, code.binaries, name)
     raise ArtifactRejected(
         f"{artifact.root}: holds {held(artifact.manifest)}, this machine has {gpu.name} ({gpu.level});"
         f" build the artifact with --target {gpu.target}, or use --program cpu"
@@ -146,13 +148,6 @@ def candidates(targets: Iterable[str], gpu: Gpu) -> Iterator[tuple[str, bool]]:
             yield f"sm_{found}", True
     if FIRST_WITH_PTX in levels and level >= FIRST_WITH_PTX:
         yield f"sm_{FIRST_WITH_PTX}", False
-
-
-def _images(binaries: Mapping[str, Binary], code: bytes) -> dict[str, Image]:
-    return {
-        name: Image(code[binary.offset : binary.offset + binary.bytes], binary.symbol, binary.shared, binary.threads)
-        for name, binary in binaries.items()
-    }
 
 
 def _check_target(where: str, file: PlanFile, target: str) -> None:

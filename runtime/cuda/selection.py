@@ -9,6 +9,7 @@ any. So a table that was measured with other kernels leaves no number of rows to
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 from llmc.errors import ArtifactRejected, BadOption
@@ -48,11 +49,13 @@ def select(plan: Plan, table: Mapping[str, Crossover] | None = None, *, without:
                 f"plan for {plan.target}: nothing computes {linear} of region {region} for {error}; build it again"
             ) from None
     launches = []
+    narrow = cache(narrowed)  # layers have the same
     for launch in plan.launches:
         candidate = launch.candidate
         if candidate is not None:
             rows = served.get((launch.region, candidate.linear), {}).get(candidate.variant)
-            launch = replace(launch, when=narrowed(launch.when, candidate, rows))
+            when = narrow(launch.when, candidate, rows)
+            launch = launch if when == launch.when else replace(launch, when=when)
         launches.append(launch)
     return replace(plan, launches=tuple(launches), crossovers=chosen)
 

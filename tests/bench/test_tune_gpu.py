@@ -21,10 +21,10 @@ from llmc.cli import main
 from llmc.errors import BadOption
 from llmc.runtime.artifact import Artifact
 from llmc.runtime.crossover import NEVER, Crossover
+from llmc.runtime.cuda.cuda_device import Image
 from llmc.runtime.cuda.device import Grid, Place
 from llmc.runtime.cuda.open_session import open_cuda_session, read_crossovers
 from llmc.runtime.cuda.plan import Kernel
-from llmc.runtime.cuda.plan_file import Binary, to_json
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
@@ -176,9 +176,8 @@ def test_a_tuned_program_computes_the_same(table: dict[str, Crossover], kernels:
 def artifact(path: Path) -> Path:
     """With the variants, each of which is the fake driver's one kernel."""
     names = [kernel.name for kernel in VARIANTS.kernels]
-    binaries = {name: Binary("logits_0" if "logits" in name else name, 8, 4, 0, 32) for name in names}
-    document = json.loads(json.dumps(to_json(VARIANTS, binaries, {}, {})))
-    return cuda_artifact.write(path / "a", alter=lambda plain: plain.update(document))
+    code = {name: Image(b"fake", "logits_0" if "logits" in name else name, 0, 32) for name in names}
+    return cuda_artifact.write(path / "a", plan=VARIANTS, code=code)
 
 
 def opened(path: Path, cache: Path, *, tuned: bool = True) -> Session:

@@ -18,8 +18,6 @@ from llmc.runtime.native_trust import keep
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
 
-LAYER = {"heads": 1, "key_size": 1, "value_size": 1, "dtype": "float32"}
-
 
 def open_it(path: Path, **options: Any) -> Session:
     library = fake_cuda.library()._name
@@ -108,12 +106,12 @@ def test_foreign_code_needs_trust(tmp_path: Path) -> None:
     [
         ("a plan for sm_80, expected sm_90", {"target": "sm_80"}),
         ("the manifest says 7 tokens, its program knows 8", {"vocabulary": 8}),
-        ("has other caches than the manifest", {"caches": [{**LAYER, "heads": 2}]}),
-        ("'table' has 224 bytes, expected 225", {"weight_bytes": [225, 28]}),
+        ("has other caches than the manifest", {"caches": [[2, 1, 1, "float32"]]}),
+        ("'table' has 224 bytes, expected 225", {"weights": {"table": 225, "scale": 28}}),
     ],
 )  # fmt: skip
 def test_plans_that_do_not_fit_the_artifact_are_refused(tmp_path: Path, message: str, change: dict[str, Any]) -> None:
-    path = cuda_artifact.write(tmp_path / "a", alter=lambda plain: plain["plan"].update(change))
+    path = cuda_artifact.write(tmp_path / "a", alter=lambda plain: plain.update(change))
     with pytest.raises(ArtifactRejected, match=message):
         open_it(path)
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,20 @@ from support.small_artifact import FACTS
 from support.tiny_gpu_program import PLAN, V
 
 from llmc.runtime.artifact_writer import ArtifactWriter
-from llmc.runtime.cuda.plan_file import Binary, to_json
+from llmc.runtime.cuda.cuda_device import Image
+from llmc.runtime.cuda.plan import Plan
+from llmc.runtime.cuda.plan_file import write_plan
 
-CODE = b"not code" + b"fake" * len(PLAN.kernels)
-BINARIES = {
-    kernel.name: Binary(kernel.name, 8 + 4 * place, 4, 0, 32) for place, kernel in enumerate(PLAN.kernels)
-}  # fmt: skip
-PTX = {name: Binary(binary.symbol, 8, 4, 0, 32) for name, binary in BINARIES.items()}
+COMPILER = {"triton": "3.9.0"}
+
+
+def images(plan: Plan = PLAN) -> dict[str, Image]:
+    """Code of each kernel that the fake driver takes."""
+    return {kernel.name: Image(b"fake", kernel.name, 0, 32) for kernel in plan.kernels}
+
+
+CODE = write_plan(PLAN, images(), {}, COMPILER)[1]
+"""The file of code of a target without PTX."""
 
 
 def facts() -> dict[str, Any]:
@@ -35,19 +42,26 @@ def write(
     targets: tuple[str, ...] = ("sm_90",),
     ptx: tuple[str, ...] = (),
     alter: Callable[[dict[str, Any]], object] = lambda plain: None,
+    plan: Plan = PLAN,
+    code: Mapping[str, Image] | None = None,
 ) -> Path:
-    """Write it for some targets, of which `ptx` carry PTX; `alter` changes each plan as it is written."""
+    """Write it for some targets, of which `ptx` carry PTX; `alter` changes the document of each plan as it is written.
+
+    `plan` and `code` are another program that computes the same, and its kernels.
+    """
     described = facts()
     described["programs"] = {"reference": {"graph": "program/graph.json"}, "cuda": {}}
     with ArtifactWriter(path) as writer:
         writer.add_bytes("program/graph.json", GRAPH)
         for target in targets:
-            plan = json.loads(json.dumps(to_json(PLAN, BINARIES, PTX if target in ptx else {}, {"triton": "3.9.0"})))
-            plan["plan"]["target"] = target
-            alter(plan)
+            kernels = images() if code is None else code
+            document, packed = write_plan(plan, kernels, kernels if target in ptx else {}, COMPILER)
+            plain = json.loads(document)
+            plain["target"] = target
+            alter(plain)
             contents = {
-                "json": json.dumps(plan, sort_keys=True).encode(),
-                "bin": CODE,
+                "json": json.dumps(plain).encode(),
+                "bin": packed,
                 "py": tiny_gpu_program.TEXT.encode(),
             }
             for suffix, content in contents.items():

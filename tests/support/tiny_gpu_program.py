@@ -180,7 +180,11 @@ PLAN = Plan(
     weights=("table", "scale"),
     weight_bytes=(4 * 8 * V, 4 * V),
     rearrangements=(
-        Rearrangement("table", 4 * 8 * V, _launch("halves_0", Extent(times=V), Argument("source"), Argument("target"))),
+        Rearrangement(
+            "table",
+            4 * 8 * V,
+            Launch("halves_0", (Extent(times=V), ONE, ONE), (Argument("source"), Argument("target")), ALWAYS, -1),
+        ),
     ),
     caches=(Cache(1, 1, 1, "float32"),),
     workspaces=(Workspace("total", 8),),
