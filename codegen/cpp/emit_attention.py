@@ -11,7 +11,7 @@ def emit_attention(region: Attention) -> Function:
     function.argument("Cache<Element> cache", f"cache({region.layer})")
     function.argument("std::byte* shared", "shared_by_attention()")
     function.add(f"// {region.mask}{'' if region.bias == '0' else f'; bias {region.bias}'}")
-    emit_mask(function, region.mask, region.bias, region.tables)
+    emit_mask(function, region.mask, region.bias, region.tables, region.heads)
     sinks = "nullptr"
     if region.sinks is not None:
         name = function.base(region.sinks, "0")

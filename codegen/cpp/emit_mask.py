@@ -4,8 +4,9 @@ import ast
 from collections.abc import Sequence
 
 from llmc.codegen.cpp.function import TYPES, Function
+from llmc.codegen.formula_terms import extremes
+from llmc.codegen.key_ranges import key_ranges
 from llmc.codegen.layout import View
-from llmc.codegen.mask_bounds import mask_bounds
 
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.BitAnd: "&&", ast.BitOr: "||"}
@@ -14,28 +15,27 @@ _CALLS = {"where": "mask::where", "minimum": "mask::minimum", "maximum": "mask::
 _SIGNATURE = "int64_t q, int64_t k, int h"
 
 
-def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) -> None:
-    """Add a local struct `Mask` and a value `mask` of it to a function."""
+def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View], heads: int) -> None:
+    """Add a local struct `Mask` and a value `mask` of it, over so many query heads, to a function."""
     names = []
     for number, table in enumerate(tables):
         kind = function.pointer(table.buffer)
         names.append((f"t{number}", kind, table))
     members = "".join(f" const {TYPES[view.buffer.dtype]}* {name};" for name, _, view in names)
-    bounds = mask_bounds(mask)
+    found = key_ranges(mask, heads)
     has_bias = bias != "0"
-    whole = bounds.exact and not has_bias
-    tests = [f"k_lo >= {_from('q_hi', -c)}" for c in bounds.before] + [
-        f"k_hi <= {_from('q_lo', c)}" for c in bounds.after
-    ]
-    firsts, lasts = [_from("q", -c) for c in bounds.before], [_from("q", c) for c in bounds.after]
+    lows, highs = [each.low for each in found.ranges], [each.high for each in found.ranges]
+    whole = found.exact and len(found.ranges) == 1 and not has_bias
+    tests = [f"k_lo >= {_extreme(low, 1)}" for low in lows if low is not None]
+    tests += [f"k_hi <= {_extreme(high, 0)}" for high in highs if high is not None]
     function.add(
         "struct Mask {",
         f" {members}" if members else "  // no tables",
         f"  enum : bool {{ has_bias = {str(has_bias).lower()} }};",
         f"  bool visible({_SIGNATURE}) const {{ return {_text(ast.parse(mask, mode='eval').body, tables)}; }}",
         f"  float bias({_SIGNATURE}) const {{ return float({_text(ast.parse(bias, mode='eval').body, tables)}); }}",
-        f"  int64_t first(int64_t q) const {{ return {_join('std::max', [*firsts, 'int64_t(0)'])}; }}",
-        f"  int64_t last(int64_t q) const {{ return {_join('std::min', lasts) or 'INT64_MAX'}; }}",
+        f"  int64_t first(int64_t q) const {{ return {_first(lows)}; }}",
+        f"  int64_t last(int64_t q) const {{ return {_last(highs)}; }}",
         "  bool all(int64_t q_lo, int64_t q_hi, int64_t k_lo, int64_t k_hi) const"
         f" {{ return {' && '.join(tests) if whole and tests else str(whole).lower()}; }}",
         "};",
@@ -43,8 +43,27 @@ def emit_mask(function: Function, mask: str, bias: str, tables: Sequence[View]) 
     )
 
 
-def _from(query: str, distance: int) -> str:
-    return f"({query} {'-' if distance < 0 else '+'} {abs(distance)})" if distance else query
+def _first(lows: Sequence[str | None]) -> str:
+    """The first key of ranges, where all begin somewhere."""
+    begins = [_formula(low) for low in lows if low is not None]
+    if len(begins) < len(lows):
+        return "int64_t(0)"
+    return _join("std::max", [_join("std::min", begins), "int64_t(0)"])
+
+
+def _last(highs: Sequence[str | None]) -> str:
+    """The last key of ranges, where all end somewhere."""
+    ends = [_formula(high) for high in highs if high is not None]
+    return "INT64_MAX" if len(ends) < len(highs) else _join("std::max", ends)
+
+
+def _extreme(formula: str, which: int) -> str:
+    """The least (0) or greatest (1) value of a formula where q is from q_lo to q_hi."""
+    return _formula(extremes(formula, {"q": ("q_lo", "q_hi")})[which])
+
+
+def _formula(formula: str) -> str:
+    return _text(ast.parse(formula, mode="eval").body, ())
 
 
 def _join(function: str, parts: Sequence[str]) -> str:
