@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 _PARAMETER = re.compile(r"_param_(\d+)")
 _REGISTER = re.compile(r"%[a-z]+\d+")
+_ADDRESS = re.compile(r"\[([^\]]*)\]")
 _LOAD = re.compile(r"(?:ld\.global|cp\.async)\S*")
 
 
@@ -33,9 +34,9 @@ def _follow(text: str, sources: dict[str, frozenset[int]]) -> frozenset[int]:
         for register in registers:
             sources[register] = frozenset([int(place[1])]) if place else frozenset()
         return frozenset()
-    address = re.search(r"\[([^\]]*)\]", text)
-    if _LOAD.search(text) and address:
-        return _origins(_REGISTER.findall(address[1]), sources)
+    if _LOAD.search(text):
+        addresses = " ".join(_ADDRESS.findall(text))  # of a copy to shared memory the second is what it reads
+        return _origins(_REGISTER.findall(addresses), sources)
     if registers:
         sources[registers[0]] = _origins(registers[1:], sources)
     return frozenset()

@@ -21,6 +21,11 @@ _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.
 _LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 _TARGET = re.compile(r"(\.L_x_\d+)")
 _REGISTER = re.compile(r"\bR(\d+)\b")
+INTEGER = frozenset(
+    ("FMNMX", "FSEL", "FSETP", "F2FP", "I2FP", "IADD3", "ISETP", "LEA", "LOP3", "PRMT", "SEL", "SGXT", "SHF", "VIMNMX")
+)
+"""What half of a scheduler's lanes do: the CUDA programming guide gives 64 results a cycle of a multiprocessor for
+logic, shifts, additions and comparisons of integers, for compute capabilities from 8.0 to 10.0, and 128 for fp32."""
 TIMEOUT = 120
 """Seconds that a disassembly may take."""
 
@@ -55,6 +60,13 @@ class Loop:
         """How often each operation stands in it, by name."""
         return Counter(item.name for item in self.body)
 
+    @property
+    def cycles(self) -> int:
+        """Cycles that a scheduler needs for a round of one warp: one to issue each instruction, or two for each of
+        those for which it has half the lanes, whichever take longer.
+        """
+        return max(len(self.body), 2 * sum(item.name in INTEGER for item in self.body))
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -76,10 +88,6 @@ class Machine:
     def loads(self) -> tuple[int, ...]:
         """The width in bytes of each load from global memory, asynchronous copies to shared memory included."""
         return tuple(item.width for item in self.instructions if item.name in ("LDG", "LDGSTS"))
-
-    def matching(self, pattern: str) -> int:
-        """How many operations match a regular expression."""
-        return sum(bool(re.match(pattern, item.op)) for item in self.instructions)
 
 
 def read_sass(code: bytes) -> Machine:

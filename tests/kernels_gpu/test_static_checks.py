@@ -58,6 +58,19 @@ def test_weights_may_be_read_before_the_wait(cache: Path) -> None:
     assert _findings(cache, text).findings == ()
 
 
+def test_a_copy_to_shared_memory_reads_too() -> None:
+    text = """
+    ld.param.b64 %rd1, [k_param_0];
+    ld.param.b64 %rd2, [k_param_1];
+    mov.b32 %r1, global_smem;
+    add.s64 %rd3, %rd2, 16;
+    cp.async.cg.shared.global [ %r1 + 0 ], [ %rd3 + 0 ], 0x10, 0x10;
+    griddepcontrol.wait;
+    ld.global.b32 %r2, [ %rd1 + 0 ];
+    """
+    assert early_reads(text) == {1}
+
+
 @pytest.mark.parametrize(("level", "most"), [("sm_80", 99 << 10), ("sm_90", 227 << 10)])
 def test_a_block_has_the_shared_memory_of_the_least_gpu_that_runs_it(cache: Path, level: str, most: int) -> None:
     text = KernelText("nothing")
