@@ -65,6 +65,16 @@ class KeyRanges:
         """Whether the first keys of long sequences are in no range."""
         return all(each.low is not None for each in self.ranges)
 
+    @property
+    def note(self) -> str:
+        """Which blocks of keys are visited, for reading."""
+        if len(self.ranges) == 1 and self.ranges[0] == KeyRange(None, None):
+            return f"visits all keys{f', as {self.unknown} has no range' if self.unknown else ''}"
+        spans = " and ".join(str(each) for each in self.ranges)
+        if self.exact:
+            return f"visits keys {spans}, and no others"
+        return f"visits keys {spans}, every block of them, as {self.unknown} has no range"
+
 
 @dataclass(frozen=True)
 class _Clause:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from llmc.codegen.key_ranges import key_ranges
 from llmc.codegen.layout import Buffer
 from llmc.codegen.lower import Lowered, lower
 from llmc.codegen.plan_memory import Buffer as Lifetime
@@ -78,7 +79,10 @@ class _Emitter:
         attentions = {n: region for n, region in enumerate(lowered.regions) if isinstance(region, Attention)}
         bounds = {n: score_bound(region, lowered.regions, self._weight) for n, region in attentions.items()}
         dtypes = {n: caches[region.layer].dtype for n, region in attentions.items()}
-        self.notes = {n: bound.note(dtypes[n]) for n, bound in bounds.items()}
+        self.notes = {
+            n: f"{bounds[n].note(dtypes[n])}; {key_ranges(region.mask, region.heads).note}"
+            for n, region in attentions.items()
+        }
         self.context.bounded = frozenset(
             region.layer for n, region in attentions.items() if not bounds[n].maximum_with(dtypes[n])
         )
