@@ -8,8 +8,9 @@ may.
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
+
+from llmc.runtime.cache_file import put
 
 GPU_SUFFIX = ".cubins"
 """What the files with the code of GPU programs end in."""
@@ -26,12 +27,9 @@ def library_path(cache: Path, sha256: str, suffix: str = ".so") -> Path:
 
 
 def keep(cache: Path, content: bytes, suffix: str = GPU_SUFFIX) -> Path:
-    """Remember code that this machine has just made. Raises OSError."""
+    """Remember code that this machine has just made. Raises BadOption if the cache cannot be written."""
     path = library_path(cache, hashlib.sha256(content).hexdigest(), suffix)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+    put(path, content)
     return path
 
 

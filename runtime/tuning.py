@@ -5,14 +5,13 @@ same in every model. On CPUs the variant does not change a value's bits, so a ta
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from llmc.errors import ArtifactRejected, BadOption
+from llmc.runtime.cache_file import put
 from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cpu_features import processor_name
 from llmc.runtime.crossover import Crossover, read_crossover
@@ -33,7 +32,10 @@ def read_tuning(cache: Path, threads: int) -> Crossovers:
 
 
 def write_tuning(cache: Path, threads: int, table: Mapping[str, tuple[int, int]]) -> None:
-    """Keep what was measured on this processor with so many threads, beside what is known of other linears."""
+    """Keep what was measured on this processor with so many threads, beside what is known of other linears.
+
+    Raises BadOption if the cache cannot be written.
+    """
     _write(cache, _processor(threads), {name: list(pair) for name, pair in table.items()})
 
 
@@ -50,7 +52,10 @@ def read_gpu_tuning(cache: Path, gpu: str) -> dict[str, Crossover]:
 
 
 def write_gpu_tuning(cache: Path, gpu: str, table: Mapping[str, Crossover]) -> None:
-    """Keep what was measured on GPUs of a kind, beside what is known of other linears."""
+    """Keep what was measured on GPUs of a kind, beside what is known of other linears.
+
+    Raises BadOption if the cache cannot be written.
+    """
     _write(cache, gpu, {name: asdict(crossover) for name, crossover in table.items()})
 
 
@@ -73,10 +78,7 @@ def _write(cache: Path, machine: str, table: Mapping[str, object]) -> None:
     tables = known if isinstance(known, dict) else {}
     former = tables.get(machine)
     merged = {**(former if isinstance(former, dict) else {}), **table}
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=cache, prefix=".tuning-", delete=False) as file:
-        json.dump({**tables, machine: merged}, file, indent=1, sort_keys=True)
-    os.replace(file.name, path)  # noqa: PTH105 - a name, not a path
+    put(path, json.dumps({**tables, machine: merged}, indent=1, sort_keys=True).encode())
 
 
 def _file(cache: Path) -> Path:

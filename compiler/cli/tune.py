@@ -73,6 +73,8 @@ def _tune_cpu(program: "CpuProgram", repetitions: int, *, keep: bool, progress: 
     from llmc.options import cache_directory
     from llmc.runtime.tuning import write_tuning
 
+    if keep:
+        write_tuning(cache_directory(), program.threads, {})  # a cache that cannot be written is found at once
     table = measure(program, repetitions, progress)
     program.close()
     if keep:
@@ -95,6 +97,8 @@ def _tune_gpu(
     device = program.device
     assert isinstance(device, CudaDevice), "a program that was loaded runs on a GPU"
     source = f"measured on {device.gpu.name}, {date.today().isoformat()}"
+    if keep:
+        write_gpu_tuning(cache_directory(), device.gpu.kind, {})  # a cache that cannot be written is found at once
     tuned = measure(program, device, context=ranges.context, repetitions=repetitions, source=source, progress=progress)
     if keep:
         write_gpu_tuning(cache_directory(), device.gpu.kind, tuned.crossovers)
