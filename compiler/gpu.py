@@ -87,7 +87,7 @@ class GpuPrograms:
         for level, source in self.sources.items():
             binaries = self.compile(level)
             images = {name: _image(binary, True) for name, binary in binaries.items()}
-            ptx = {name: _image(binary, False) for name, binary in binaries.items() if binary.ptx is not None}
+            ptx = {name: _image(binary, False) for name, binary in binaries.items() if binary.portable}
             document, code = write_plan(source.plan, images, ptx, {"triton": self.triton})
             keep(cache_directory(), code)
             made[level] = f"program/cuda-{level}.json", document
@@ -166,7 +166,7 @@ class _EvaluatedItems(ItemsView[str, npt.NDArray[Any]]):
 
 
 def _image(binary: Binary, compiled: bool) -> Image:
-    if compiled:
-        return Image(binary.code, binary.symbol, binary.shared, binary.threads)
-    assert binary.ptx is not None, "only targets whose PTX is kept are candidates for it"
-    return Image(binary.ptx, binary.symbol, binary.ptx_shared, binary.threads)
+    """Machine code, or else the text that it was assembled from."""
+    assert compiled or binary.portable, "only targets whose PTX is kept are candidates for it"
+    content = binary.code if compiled else binary.assembly.encode()
+    return Image(content, binary.symbol, binary.shared, binary.threads)

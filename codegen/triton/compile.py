@@ -1,6 +1,6 @@
 """Kernels to machine code, for GPUs that need not be there: compiled by worker processes, kept in a cache.
 
-The cache is `<cache>/cuda/<key>.{bin,s,json}` and `.ptx`; the key is the SHA-256 of everything that goes into a kernel:
+The cache is `<cache>/cuda/<key>.{bin,s,json}`; the key is the SHA-256 of everything that goes into a kernel:
 its text, the library that it calls, its options, the target and Triton's version.
 """
 
@@ -24,7 +24,7 @@ from llmc.runtime.cpu_features import usable_cpus
 LIBRARY = Path(__file__).parent / "library"
 OLDEST = (3, 6)
 """The first version of Triton that knows what the kernels use."""
-_SUFFIXES = ("bin", "s", "ptx")
+_SUFFIXES = ("bin", "s")
 _HOW_TO_INSTALL = "pip install triton==3.9.0 (Linux; no GPU is needed), or leave out --target"
 
 
@@ -38,11 +38,10 @@ class Binary:
     shared: int
     """Bytes of shared memory."""
     threads: int
-    ptx: bytes | None
-    """Text that newer GPUs can compile; of kernels for sm_80 only."""
-    ptx_shared: int
     assembly: str
-    """What the code was assembled from, for reading."""
+    """What the code was assembled from."""
+    portable: bool
+    """Whether newer GPUs can compile that; it is so for sm_80."""
 
 
 def check_triton() -> str:
@@ -84,7 +83,8 @@ def compile_kernels(kernels: Mapping[str, KernelText], level: str, *, cache: Pat
 def _compile(kernels: Mapping[str, KernelText], level: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as name:
         work = Path(name)
-        jobs = [_job(key, text, level, work) for key, text in kernels.items()]
+        longest = sorted(kernels.items(), key=lambda item: -len(item[1].lines))  # so that all workers end together
+        jobs = [_job(key, text, level, work) for key, text in longest]
         count = min(len(jobs), len(usable_cpus()))
         for answer in _answers([jobs[start::count] for start in range(count)], work):
             text = kernels[answer["key"]]
@@ -155,9 +155,8 @@ def _look_up(folder: Path, key: str) -> Binary | None:
             symbol=str(facts["symbol"]),
             shared=int(facts["shared"]),
             threads=int(facts["threads"]),
-            ptx=content.get("ptx"),
-            ptx_shared=int(facts.get("ptx_shared", 0)),
             assembly=content["s"].decode(),
+            portable=bool(facts["portable"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or damaged: it is made again

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LOWEST_PTX = 80
-"""Version of the PTX that is kept for GPUs that are not known yet, times ten."""
+"""Version of the PTX of sm_80, times ten: it is kept for GPUs that are not known yet."""
 
 
 def main() -> None:
@@ -60,17 +60,13 @@ def compile_one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     kind = "cubin" if target.backend == "cuda" else "hsaco"
     (folder / f"{job['key']}.bin").write_bytes(made.asm[kind])
     (folder / f"{job['key']}.s").write_text(str(made.asm["ptx" if kind == "cubin" else "amdgcn"]))
-    facts: dict[str, Any] = {
+    return {
         "symbol": meta.name,
         "shared": meta.shared,
         "threads": meta.num_warps * (32 if target.backend == "cuda" else 64),
         "version": triton_version(),
+        "portable": "ptx_version" in options,
     }
-    if job["level"] == "sm_80":  # what newer GPUs can compile by themselves
-        older = compile_kernel(source, target=target, options={**options, "ptx_version": LOWEST_PTX})
-        (folder / f"{job['key']}.ptx").write_text(str(older.asm["ptx"]))
-        facts["ptx_shared"] = older.metadata.shared
-    return facts
 
 
 def _target(kind: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401 - a class of Triton
@@ -78,6 +74,8 @@ def _target(kind: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # no
     options: dict[str, Any] = {"num_warps": job["warps"], "num_stages": job["stages"], "enable_fp_fusion": True}
     if level.startswith("gfx"):
         return kind("hip", level, 64), options
+    if level == "sm_80":
+        options["ptx_version"] = LOWEST_PTX
     return kind("cuda", int(level.removeprefix("sm_")), 32), options
 
 

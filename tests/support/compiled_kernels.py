@@ -48,7 +48,7 @@ class _Compiler:
         source = module_text({text.kind: text}, "A kernel.")
         parts = (source, level, str(text.parameters), str(text.warps), str(text.stages))
         key = hashlib.sha256(_sources() + "\0".join(parts).encode()).hexdigest()[:40]
-        facts, ptx = self.folder / f"{key}.json", self.folder / f"{key}.{'ptx' if level == 'sm_80' else 's'}"
+        facts, ptx = self.folder / f"{key}.json", self.folder / f"{key}.s"
         if not facts.exists():
             answer = self._compile(key, source, text, level)
             assert "files" in answer, answer.get("error")
@@ -97,14 +97,13 @@ class Compiled:
     def launch(self, grid: Sequence[int], arguments: Sequence[Any], seed: int, reachable: Sequence[Any]) -> "Done":
         """Run it: tensors and numbers, in the order of its parameters."""
         module, facts = self._made
-        shared = facts["ptx_shared" if self.level == "sm_80" else "shared"]
         memory = DeviceMemory(*map(_array, reachable))
         values: list[Any] = []
         for value, (_, type) in zip(arguments, self.text.parameters, strict=True):
             values.append(_array(value) if isinstance(value, torch.Tensor) else _NUMBERS[type](value))
         nothing = np.uint64(0)  # Triton adds two pointers
         module.launch(
-            facts["symbol"], grid, facts["threads"], [*values, nothing, nothing], shared=shared, seed=seed,
+            facts["symbol"], grid, facts["threads"], [*values, nothing, nothing], shared=facts["shared"], seed=seed,
             memory=memory, programmatic=self.text.pdl,
         )  # fmt: skip
         return Done(self.text.kind, memory)

@@ -52,9 +52,7 @@ def on_software_gpu(target: str, cublas: str = "none") -> OnGpu:
     """Compiles modules for a target, and loads them on the GPU that runs its PTX, with a library of products."""
 
     def text(binary: Binary) -> Image:
-        older = binary.ptx is not None
-        code, shared = (binary.ptx, binary.ptx_shared) if older else (binary.assembly.encode(), binary.shared)
-        return Image(code or b"", binary.symbol, shared, binary.threads)
+        return Image(binary.assembly.encode(), binary.symbol, binary.shared, binary.threads)
 
     def on_gpu(module: torch.nn.Module, **options: object) -> GpuProgram:
         return compiled(module, target, driver(CAPABILITIES[target]), text, cublas=cublas, **options)
