@@ -20,7 +20,8 @@ from llmc.codegen.triton.linear_gemv import emit_gemv
 from llmc.codegen.triton.linear_library import ProductDraft, emit_library, multiplies
 from llmc.codegen.triton.linear_rows import owned
 from llmc.codegen.triton.linear_single import emit_single
-from llmc.codegen.triton.linear_tiles import emit_tiles
+from llmc.codegen.triton.linear_source import Source
+from llmc.codegen.triton.linear_tiles import SQUARED, emit_tiles
 from llmc.codegen.triton.linear_tiling import (
     GEMM_FROM,
     LIBRARY_FROM,
@@ -89,7 +90,10 @@ class _Variants:
     def _flat(self, width: int, least: int) -> Draft:
         rounded = self.rounded if width > self.fused else None
         ready = rounded is not None
-        tiling = flat_tiling(self.form, self.owned, width, self.region.k, self.context.target, ready=ready)
+        divisible = ready or not Source(self.region.source, self.region.k, width > SQUARED).squares
+        tiling = flat_tiling(
+            self.form, self.owned, width, self.region.k, self.context.target, ready=ready, divisible=divisible
+        )
         draft = emit_tiles(self.region, self.context, self.form, self.owned, tiling, ALWAYS, rounded, self.raw)
         return self._candidate(draft, "flat", least, width)
 

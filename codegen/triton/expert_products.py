@@ -104,7 +104,7 @@ class ProductKernel:
     def _single(self, tiling: SingleTiling, n: int) -> None:
         product, kernel = self.product, self.kernel
         row = SingleRow(kernel, product.form, product.weights, n, product.k, tiling, plain=self.plain)
-        kernel.weight_bits = product.form.bits
+        kernel.weight_bits = product.form.stored_bits
         row.define()
         kernel.add(f"x_row = {self._row}")
 
@@ -120,8 +120,8 @@ class ProductKernel:
         tile = Tile(tiling.batch, self.mine * product.sets, tiling.joined)
         units, step, pad = form.units(product.k), tiling.batch * tiling.joined, "    "
         scaled = tiling.rows > FEW and form.group > 0 and "mins" not in form.parts
-        kernel.round_bytes, kernel.rounds = tile.rows * step * form.unit_bytes, -(-units // step)
-        kernel.weight_bits = 0 if tiling.blocks else form.bits
+        kernel.round_bytes, kernel.rounds = form.tile_bytes(tile.rows * step), -(-units // step)
+        kernel.weight_bits = 0 if tiling.blocks else form.stored_bits
         if tiling.batch > 1:
             kernel.add(f"unit = tl.arange(0, {tiling.batch})")
         weights = Weights(kernel, form, product.weights, n, product.k, tile, 0, plain=self.plain)

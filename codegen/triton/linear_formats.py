@@ -75,6 +75,16 @@ class Form:
         """Bytes of a unit of one row."""
         return self.unit * self.bits // 8
 
+    @property
+    def stored_bits(self) -> float:
+        """Of a weight, with its part of what its group shares."""
+        sizes = {"scales": 16, "zeros": 8, "mins": 16}
+        return self.bits + sum(sizes.get(part, 0) for part in self.parts) / self.group if self.group else self.bits
+
+    def tile_bytes(self, units: int) -> int:
+        """Bytes of units of rows, with what groups share."""
+        return int(units * self.unit * self.stored_bits) // 8
+
     def units(self, k: int) -> int:
         """Units in a row of k columns."""
         return -(-padded_columns(k) // self.unit)

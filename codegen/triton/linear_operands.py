@@ -122,13 +122,14 @@ class Weights:
             each = f" * {form.words}" if form.words > 1 else ""
             self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)}){each}")
 
-    def prefetch(self, first: str, rows: int = 0) -> None:
+    def prefetch(self, first: str, rows: int = 0, splits: int = 1) -> None:
         """Add the line that asks for the first weights of the program's rows: they come into the second cache while
-        the kernel before this one ends. first: the first row; rows: how many, 0 for those of the tile.
+        the kernel before this one ends. first: the first row; rows: how many, 0 for those of the tile; splits: programs
+        that share the columns, the second of the grid's axes.
         """
         form, rows = self.form, rows or self.tile.rows
         function, base = self.kernel.call("weights", "prefetch"), self.names[form.parts[0]]
-        lines = form.row_bytes(self.k) * (TILE if form.strips else 1) // LINE
+        lines = form.row_bytes(self.k) * (TILE if form.strips else 1) // LINE // splits
         spans = -(-rows // TILE) if form.strips else rows
         count = 1 << (min(lines, AHEAD // (LINE * spans)).bit_length() - 1) if lines else 0
         if not count:
@@ -139,9 +140,9 @@ class Weights:
         else:
             at = f"tl.minimum({first} + tl.arange(0, {spans}), {self.padded - 1})"
             stride, line = row_stride(form, self.k), LINE // form.element_bytes
-        self.kernel.add(
-            f"{function}({base} + ({at}.to(tl.int64)[:, None] * {stride} + tl.arange(0, {count})[None, :] * {line}))"
-        )
+        start = f" + tl.program_id(1) * {form.units(self.k) // splits * self._step}" if splits > 1 else ""
+        place = f"{at}.to(tl.int64)[:, None] * {stride} + tl.arange(0, {count})[None, :] * {line}{start}"
+        self.kernel.add(f"{function}({base} + ({place}))")
 
     @property
     def plane(self) -> int:

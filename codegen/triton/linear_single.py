@@ -58,7 +58,7 @@ class SingleRow:
         self.step = tiling.batch * self.tile.joined
         self.width = self.weights.pieces[0].columns * self.tile.joined
         """Columns that are multiplied at once, of a run."""
-        kernel.round_bytes = tiling.rows * self.step * form.unit_bytes
+        kernel.round_bytes = form.tile_bytes(tiling.rows * self.step)
         kernel.rounds = -(-self.units // self.step)
 
     @property
@@ -167,8 +167,8 @@ def emit_single(
 ) -> Draft:
     """The launch for one row. raw: where sums are stored as they are; None where the kernel finishes them."""
     kernel = KernelText(
-        "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl, weight_bits=form.bits, matrix_units=True,
-        most_barriers=5,
+        "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl, weight_bits=form.stored_bits,
+        matrix_units=True, most_barriers=5,
     )  # fmt: skip
     kernel.comment = f"{describe(region)}: 1 row in matrix units"
     mine = tiling.rows // owned.sets

@@ -2,7 +2,8 @@
 
 The weight is the large side of the product, so that few rows of activations (8 or 16) waste little. Its columns are
 split over the warps of a program: each multiplies units of its own, and the sums meet once, at the end. Programs can
-so be small, and there are enough of them.
+so be small, and there are enough of them. Where every program would read long rows of activations for few rows of the
+weight, several share the columns of a larger tile; the last of them adds up what all have left, in order.
 """
 
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Tiling:
     """Whether there may be more rows than one program takes."""
     joined: int = 1
     """Units of columns side by side, where `batch` is 1."""
+    splits: int = 1
+    """Programs that share the columns of a tile."""
 
 
 def emit_tiles(
@@ -81,7 +84,7 @@ class _Tiles:
     ) -> None:
         self.region, self.context, self.form, self.owned, self.tiling = region, context, form, owned, tiling
         self.rounded, self.raw = rounded, raw
-        few = form.bits if tiling.rows <= MANY and not tiling.blocks else 0
+        few = form.stored_bits if tiling.rows <= MANY and not tiling.blocks else 0
         self.kernel = KernelText(
             "linear", warps=tiling.warps, stages=tiling.stages, pdl=context.pdl,
             weight_bits=few, matrix_units=form.multiplied != "float32", most_barriers=3,
@@ -95,19 +98,22 @@ class _Tiles:
         self.columns = region.k if rounded is None else form.units(region.k) * form.unit
         self.source = Source(region.source, region.k, form.multiplied == "float16" or tiling.rows > SQUARED)
         self.units = form.units(region.k)
-        self.ragged = self.units % self.step != 0
+        self.share = self.units // tiling.splits
+        assert tiling.splits in (1, self.units // self.share), "programs share the columns evenly"
+        self.ragged = self.share % self.step != 0
         names = [(self.kernel, form, region.weights, region.n, region.k, self.tile, s) for s in range(sets)]
         self.weights = [Weights(*name, plain=context.target.kind != "cuda") for name in names]
         self.pieces = self.weights[0].pieces
         if tiling.blocks:  # warps that share rows of activations meet before each piece
             self.kernel.most_barriers = max(6, len(self.pieces) + 2)
-        self.kernel.round_bytes = form.unit_bytes * self.step * tiling.owned * owned.sets
-        self.kernel.rounds = -(-self.units // self.step)
+        self.kernel.round_bytes = form.tile_bytes(self.step * tiling.owned * owned.sets)
+        self.kernel.rounds = -(-self.share // self.step)
 
     def draft(self, when: When) -> Draft:
         kernel, tiling = self.kernel, self.tiling
         many = "blocks of " if tiling.blocks else "up to "
-        kernel.comment = f"{describe(self.region)}: {many}{tiling.rows} rows in matrix units"
+        shared = f", columns shared by {tiling.splits} programs" if tiling.splits > 1 else ""
+        kernel.comment = f"{describe(self.region)}: {many}{tiling.rows} rows in matrix units{shared}"
         masked = self.owned.count % tiling.owned != 0
         self._indices(masked)
         wait(kernel)
@@ -118,13 +124,17 @@ class _Tiles:
         kernel.add(*(f"sum_{s} = tl.zeros(({sums}), tl.float32)" for s in range(len(self.weights))))
         if mine:
             kernel.add(f"squares = tl.zeros(({self._activations()}), tl.float32)")
-        kernel.add(f"for u in tl.range(0, {self.units}, {self.step}, num_stages={tiling.stages}):")
+        bounds = f"0, {self.units}"
+        if tiling.splits > 1:
+            kernel.add(f"first_unit = tl.program_id(1) * {self.share}")
+            bounds = f"first_unit, first_unit + {self.share}"
+        kernel.add(f"for u in tl.range({bounds}, {self.step}, num_stages={tiling.stages}):")
         self._loop("    ", mine)
         self._finish(mine, masked)
         programs = Extent(times=-(-self.owned.count // tiling.owned))
         if tiling.blocks:
             return Draft(kernel, (Extent(rows_of(self.region.domain), tiling.rows), programs, ONE), when)
-        return Draft(kernel, (programs, ONE, ONE), when)
+        return Draft(kernel, (programs, Extent(times=tiling.splits), ONE), when)
 
     def _indices(self, masked: bool) -> None:
         kernel, tiling, count = self.kernel, self.tiling, self.owned.count
@@ -155,7 +165,7 @@ class _Tiles:
             weights.point(row)
         if kernel.pdl and not tiling.blocks:
             for number, first in enumerate(self.owned.first(f"tl.program_id(0) * {tiling.owned}")):
-                self.weights[0 if self.merged else number].prefetch(first, tiling.owned)
+                self.weights[0 if self.merged else number].prefetch(first, tiling.owned, tiling.splits)
 
     def _activations(self) -> str:
         columns = self.pieces[0].columns * self.tile.joined
@@ -216,6 +226,8 @@ class _Tiles:
             inner = "tl.sum(squares, 0)" if self.tiling.batch > 1 else "squares"
             kernel.add(f"scale = {self.source.scale(f'tl.sum({inner}, 0)')}")
             kernel.add(*(f"{name} *= scale[None, :]" for name in names))
+        if self.tiling.splits > 1:
+            self._add_up(names)
         if self.merged:
             self.weights[0].finish("y_0", "row[:, None]", "")
             names = ("y_0", "y_1")
@@ -235,6 +247,23 @@ class _Tiles:
             store_sums(kernel, self.raw, sums)
         else:
             finish(kernel, self.context, self.region, self.owned, sums)
+
+    def _add_up(self, names: tuple[str, ...]) -> None:
+        """Add lines after which the last program of a tile goes on, with the sums of all that share its columns."""
+        kernel, context, splits, sets = self.kernel, self.context, self.tiling.splits, len(names)
+        programs = -(-self.owned.count // self.tiling.owned)
+        sizes = f"{self.tile.rows}, {self.tiling.rows}"
+        room = programs * splits * sets * self.tile.rows * self.tiling.rows * 4
+        parts = kernel.workspace(context.workspace("linear_parts", room), "*fp32")
+        counters = kernel.workspace(context.workspace("linear_counters", programs * 4), "*i32")
+        store, add_up = kernel.call("parts", "store_part"), kernel.call("parts", "sum_of_parts")
+        kernel.add(f"part = tl.program_id(0) * {splits * sets}")
+        for s, name in enumerate(names):
+            kernel.add(f"{store}({parts}, part + tl.program_id(1) * {sets} + {s}, {name}, {sizes})")
+        kernel.add(f"if not {kernel.call('attention', 'is_last')}({counters}, tl.program_id(0), {splits}):")
+        kernel.add("    return")
+        for s, name in enumerate(names):
+            kernel.add(f"{name} = {add_up}({parts}, part + {s}, {sets}, {splits}, {sizes})")
 
     def _scale_rows(self, names: tuple[str, ...], masked: bool) -> None:
         if self.owned.half:

@@ -27,6 +27,17 @@ FUSED_PACKED = 8
 LARGE = 1 << 24
 """Elements of a packed weight from which on a kernel that makes norms of two rows ready costs less than it saves."""
 
+SPLITS = (2, 4, 8)
+"""Programs that may share the columns of a tile."""
+CACHED = 60e9
+"""Bytes a second that a multiprocessor reads from the second cache (assumed: 32 a cycle, half of what its port takes,
+at nearly 2 GHz)."""
+MERGE = 2e-6
+"""Seconds until the last program of a tile has the sums of the others (assumed: a fence, an atomic and a read that wait
+for each other, 0.7 us each)."""
+WORTHWHILE = 0.9
+"""Part of the time without them that larger tiles must take at most."""
+
 SHARED = {"sm_80": 96 << 10, "sm_89": 96 << 10, "sm_90": 224 << 10, "sm_100": 224 << 10}
 """Bytes of shared memory that a program can have. What is made for sm_80 also runs on 8.6 and, as PTX, on 12.0, where a
 program has less of it than on 8.0.
@@ -52,16 +63,58 @@ def lane_rows(region: Linear) -> int:
     return GEMV_ROWS if isinstance(region.source, View) or region.k < LONG else GEMV_ROWS - 1
 
 
-def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool) -> Tiling:
+def flat_tiling(
+    form: Form, owned: Owned, rows: int, k: int, target: Target, *, ready: bool, divisible: bool = False
+) -> Tiling:
     """The tile for up to `rows` rows: as many rows of the weight, up to 64 in all, as leave most multiprocessors a
-    program, and as many stages as keep enough of the weight on its way, if there is room for the activations, too.
+    program. Larger tiles, whose columns several programs share, where they take clearly less time by estimate.
+
+    divisible: whether programs may share columns.
     """
     large = ready and (form.bits <= 4 or (form.bits == 6 and (form.groups < 8 or rows > 8)))
     widest = (64 if large else 32) // owned.sets
     mine = widest
     while mine > 16 and owned.count < BUSY * mine * target.cores:
         mine //= 2
-    units = form.units(k)
+    whole = _flat(form, owned, rows, k, target, mine, 1, ready=ready)
+    if not divisible or target.kind != "cuda" or form.multiplied == "float32":
+        return whole
+    shared = [
+        _flat(form, owned, rows, k, target, mine, splits, ready=ready)
+        for mine in (16, 32, 64)
+        for splits in SPLITS
+        if mine <= widest and form.units(k) % splits == 0
+    ]
+    shared = [one for one in shared if form.units(k) // one.splits % (one.batch * one.joined) == 0]
+
+    def seconds(tiling: Tiling) -> float:
+        return _seconds(form, owned, k, target, tiling, ready=ready)
+
+    best = min(shared, key=seconds, default=whole)
+    return best if seconds(best) < WORTHWHILE * seconds(whole) else whole
+
+
+def _seconds(form: Form, owned: Owned, k: int, target: Target, tiling: Tiling, *, ready: bool) -> float:
+    """What a launch takes by estimate: reading the weight from memory, or that and activations from the second cache,
+    by the multiprocessors that have a program.
+    """
+    programs = -(-owned.count // tiling.owned) * tiling.splits
+    weight = form.tile_bytes(form.units(k) * owned.count * owned.sets)
+    activations = programs * tiling.rows * k // tiling.splits * (2 if ready else 4)
+    waves = math.ceil(programs / target.cores)
+    cached = (weight + activations) / programs * waves / CACHED
+    memory = weight / target.bandwidth.value
+    merged = MERGE + 8 * tiling.splits * owned.count * owned.sets * tiling.rows / (CACHED * target.cores)
+    return max(memory, cached) + (merged if tiling.splits > 1 else 0.0)
+
+
+def _flat(
+    form: Form, owned: Owned, rows: int, k: int, target: Target, mine: int, splits: int, *, ready: bool
+) -> Tiling:
+    """The tile of so many indices for programs that share columns; as many stages as keep enough of the weight on its
+    way, if there is room for the activations, too.
+    """
+    units = form.units(k) // splits
     batch = 2 * WARPS if form.strips and form.unit_bytes <= 64 else WARPS
     if form.bits <= 4 and form.unit < 128 and (not ready or mine * owned.sets == 16):
         batch = 4 * WARPS  # loads into shared memory need 4 bytes for each thread, of a norm's weight, too
@@ -75,10 +128,12 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     if rows == 64 and mine * owned.sets == 64 and form.short and form.group and "mins" not in form.parts:
         # Each warp has rows of its own: all of their sums would not fit into its registers.
         batch, joined = 1, 256 // form.unit
-    programs = max(1.0, owned.count / (mine * target.cores))
+    programs = max(1.0, owned.count * splits / (mine * target.cores))
     weights, activations = form.unit * form.bits * mine * owned.sets // 8, form.unit * (2 if ready else 4) * rows
     shared = form.groups * 8 * mine * owned.sets  # of groups
     all_room = SHARED.get(target.level, 64 << 10)
+    if joined > 1 and target.level in ("sm_90", "sm_100"):
+        all_room -= activations * joined  # matrix units may still read those before the ones that are being read
     while batch > WARPS and (weights + activations + shared) * batch > all_room:
         batch //= 2
     tile, stage = weights * batch * joined, (weights + activations) * batch * joined
@@ -86,7 +141,7 @@ def flat_tiling(form: Form, owned: Owned, rows: int, k: int, target: Target, *, 
     most = 1 + all_room // (stage + shared * batch * joined)
     wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
     stages = max(2, min(wanted, room // stage + 1, most, 1 + -(-units // (batch * joined)), 10))
-    return Tiling(mine, batch, rows, WARPS, stages, joined=joined)
+    return Tiling(mine, batch, rows, WARPS, stages, joined=joined, splits=splits)
 
 
 def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:

@@ -6,9 +6,10 @@
 Only weights count as what a loop reads: activations come out of a cache. Only the programs that there are count as
 resident, so that a launch of one program for each multiprocessor must keep memory busy with one.
 
-Limits of an H200, which is the target that was thought through: 132 multiprocessors need 26 to 33 KB each in flight to
-read 4.8 TB/s at a latency of 0.7 to 0.9 us, and issue 33 T instructions a second, so that at 4.3 TB/s there is time
-for 15.6 instructions a weight of 16 bits, 7.8 of 8 bits and 4.1 of 4.
+Limits follow from each target. 132 multiprocessors of an H200 need 26 to 33 KB each in flight to read 4.8 TB/s at a
+latency of 0.7 to 0.9 us. They issue 33 T instructions a second, so that while memory delivers 4.3 TB/s there is time
+for 7.7 a byte: for 15.5 instructions a weight of bf16, 8.2 of int8, 4.6 of int4 in groups of 32, whose scales and zeros
+are bytes as well. For each byte an A100 has time for 10.6, an L40S for 59 and a B200 for 5.4.
 """
 
 import math
@@ -20,6 +21,7 @@ from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import Binary
 from llmc.codegen.triton.early_reads import early_reads
 from llmc.codegen.triton.kernel import Draft
+from llmc.codegen.triton.predict import READ_SHARE
 from llmc.codegen.triton.sass import Loop, Machine, bytes_in_flight, read_sass
 
 SHARED_OF_SM = {"sm_80": 164 << 10, "sm_89": 100 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
@@ -31,8 +33,10 @@ REGISTERS_OF_SM, BLOCKS_OF_SM = 65_536, 32
 NEEDED_IN_FLIGHT = {"sm_80": 16 << 10, "sm_89": 8 << 10, "sm_90": 32 << 10, "sm_100": 44 << 10}
 """Bytes that a multiprocessor must have asked for to keep the memory busy, of an A100, L40S, H200 and B200: what the
 memory gives in 0.8 us."""
-INSTRUCTIONS_A_WEIGHT = {16: 15.0, 8: 7.5, 6: 6.0, 4: 4.0}
-"""Time there is for a weight of so many bits, in instructions of a thread."""
+CLOCK = {"sm_80": 1.41e9, "sm_89": 2.52e9, "sm_90": 1.98e9, "sm_100": 1.965e9}
+"""Cycles a second of an A100, L40S, H200 and B200 while they wait for memory: their boost clocks, as published."""
+ISSUED = 128
+"""Instructions of a thread that the four schedulers of a multiprocessor issue in a cycle."""
 WIDE_SHARE = 0.95
 LONGEST = 6000
 """Instructions of a kernel that still fit its cache of them well enough."""
@@ -42,8 +46,8 @@ LONGEST = 6000
 class Traits:
     """What is expected of a kernel."""
 
-    weight_bits: int = 0
-    """Bits of a weight that its inner loop reads; 0 where it reads none."""
+    weight_bits: float = 0
+    """Bits of a weight that its inner loop reads, with its part of what its group shares; 0 where it reads none."""
     matrix_units: bool = False
     """Whether its inner loop multiplies in tensor cores."""
     most_barriers: int = 2
@@ -52,8 +56,8 @@ class Traits:
     """Places of the parameters that may be read before the wait of a dependent launch: weights and tables."""
     pdl: bool = False
     round_bytes: int = 0
-    """Bytes of weights that a program reads in a round of its inner loop, through buffers in shared memory; 0 where
-    its loads of weights are those that are evicted first."""
+    """Bytes of weights, and of what their groups share, that a program reads in a round of its inner loop, through
+    buffers in shared memory; 0 where its loads of weights are those that are evicted first."""
     rounds: int = 0
     """Of that loop."""
     stages: int = 0
@@ -87,7 +91,8 @@ class Examination:
     """Bytes of weights on their way while a launch waits for memory, of a kernel without any of all that it reads; 0
     where it has no loop over memory."""
     instructions_a_weight: float
-    """In the inner loop; 0 where it reads no weights."""
+    """In the inner loop, those that half of the lanes do counted twice where they decide; 0 where it reads no weights.
+    """
     findings: tuple[str, ...]
 
 
@@ -100,8 +105,8 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     a_weight = 0.0
     if loop is not None and traits.weight_bits:
         weights = _weight_bytes(loop, binary, traits, whole=not machine.loops) * 8 / traits.weight_bits
-        a_weight = len(loop.body) / weights if weights else float("inf")
-    if all_at_once and in_flight < NEEDED_IN_FLIGHT[level] and not machine.loops:
+        a_weight = loop.cycles / weights if weights else float("inf")
+    if all_at_once and in_flight < NEEDED_IN_FLIGHT[level]:
         traits = replace(traits, hurried=False)  # what it takes is the way of one load, and what comes before and after
     findings = [
         *_of_the_kernel(binary, machine, level),
@@ -110,6 +115,13 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
         *_of_the_wait(binary, traits),
     ]
     return Examination(machine, blocks, in_flight, a_weight, tuple(findings))
+
+
+def time_for(bits: float, level: str) -> float:
+    """Instructions of a thread that a target issues while its memory delivers so many bits."""
+    target = Target.preset(level)
+    bytes_a_second = target.bandwidth.value * READ_SHARE
+    return target.cores * ISSUED * CLOCK[level] / bytes_a_second * bits / 8
 
 
 def inner_loop(machine: Machine, traits: Traits) -> Loop | None:
@@ -214,9 +226,8 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
         yield f"{wide / total:.0%} of the weights that the inner loop reads come in loads of 16 bytes"
     if traits.weight_bits < 16 and (conversions := counts["I2F"] + counts["I2FP"]):
         yield f"{conversions} conversions from integers in the inner loop"
-    if traits.hurried and a_weight > INSTRUCTIONS_A_WEIGHT[traits.weight_bits]:
-        budget = INSTRUCTIONS_A_WEIGHT[traits.weight_bits]
-        yield f"{a_weight:.1f} instructions a weight of {traits.weight_bits} bits, there is time for {budget}"
+    if traits.hurried and a_weight > (budget := time_for(traits.weight_bits, level)):
+        yield f"{a_weight:.2f} instructions a weight of {traits.weight_bits:g} bits, there is time for {budget:.2f}"
     if in_flight < NEEDED_IN_FLIGHT[level]:
         yield f"{in_flight / 1024:.1f} KB in flight on a multiprocessor, {NEEDED_IN_FLIGHT[level] >> 10} are needed"
 

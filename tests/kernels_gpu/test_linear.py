@@ -33,6 +33,24 @@ def test_large_tiles(case: Case) -> None:
     check(Case(**(vars(case) | {"n": 3900 if case.gate else 1950, "k": 64, "rows": 66})))
 
 
+SHARED = {
+    "int4": Case("int4", n=60, k=4096, rows=20, chain=("add",)),
+    "bf16": Case("bf16", n=40, k=4096, rows=5),
+    "gate": Case("int8", n=96, k=2048, rows=40, gate="silu", source="rms_norm", bias=True),
+    "two sets": Case("bf16", n=96, k=4096, rows=12, gate="silu", source="gelu"),
+    "heads": Case(
+        "int6", heads=(("q", 2), ("k", 1), ("v", 1)), n=4 * 32, k=4096, head_size=32, rotated=32, rows=12,
+        source="rms_norm",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_columns_that_programs_share(case: str) -> None:
+    """The last of them, whichever it is, adds up what all have left."""
+    assert "columns shared by" in check(SHARED[case])[-1]
+
+
 def test_tiles_of_64_rows_whose_warps_share_columns() -> None:
     check(Case("int4", gate="silu", n=6000, k=160, rows=40))
 

@@ -31,6 +31,13 @@ def test_linears(monkeypatch: pytest.MonkeyPatch, format: str, rows: int, level:
     linear_regions.check(Case(format, n=24, k=200, rows=rows, target=level))
 
 
+@pytest.mark.parametrize(("rows", "level"), [(20, "sm_80"), (40, "sm_90")])
+def test_columns_that_programs_share(monkeypatch: pytest.MonkeyPatch, rows: int, level: str) -> None:
+    run_compiled(monkeypatch, level, linear_regions)
+    launched = linear_regions.check(Case("int4", n=40, k=4096, rows=rows, chain=("add",), target=level))
+    assert "columns shared by" in launched[-1]
+
+
 @pytest.mark.parametrize("rows", [1, 70])
 def test_linears_of_fp8(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     run_compiled(monkeypatch, "sm_90", linear_regions)

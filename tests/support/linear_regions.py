@@ -230,7 +230,8 @@ class Made:
         made = emit_linear(self.region, context)
         for workspace in context.workspaces.values():
             size = workspace.bytes + workspace.bytes_per_token * self.case.rows
-            self.given["workspace", workspace.name] = torch.full((size,), 0xFF, dtype=torch.uint8)
+            before = 0 if workspace.name == "linear_counters" else 0xFF
+            self.given["workspace", workspace.name] = torch.full((size,), before, dtype=torch.uint8)
         return made
 
     def rearrange(self) -> None:
@@ -258,6 +259,7 @@ class Made:
                 done.append(self.launch(draft, {}))
                 self.launched.append(draft.kernel.comment)
         assert done, "no launch serves the rows"
+        assert not self.given.get(("workspace", "linear_counters"), torch.zeros(1)).any(), "counters are zero again"
         outputs = [self.target] if self.target else [part.target for part in self.region.parts if part.target]
         for view in outputs:
             array = self.arrays[view.buffer.key]
