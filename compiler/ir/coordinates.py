@@ -222,7 +222,7 @@ class Coordinates:
 def _line(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(start, step) such that table[..., j] = start[...] + step[...] * j, as ALiBi tables are; None for no line."""
     wide = table.double()
-    start, step = wide[..., 0], wide[..., 1] - wide[..., 0]
+    start, step = wide[..., 0], (wide[..., -1] - wide[..., 0]) / (table.shape[-1] - 1)  # two neighbours are rounded
     line = start[..., None] + step[..., None] * torch.arange(table.shape[-1])
     if not torch.allclose(wide, line, rtol=1e-6, atol=1e-6 * float(wide.abs().max())):
         return None

@@ -195,6 +195,11 @@ BUFFERS: dict[str, tuple[Tensor, Callable[[Tensor, Tensor], Tensor], str]] = {
         lambda t, x: t[:, : x.shape[1]],
         "i1*w_table_step(i0) + w_table_start(i0)",
     ),
+    "alibi line of a slope that is rounded": (
+        2.0 ** -torch.tensor([0.25, 0.5, 7.75])[:, None] * torch.arange(-2047.0, 1),
+        lambda t, x: t[:, : x.shape[1]],
+        "i1*w_table_step(i0) + w_table_start(i0)",
+    ),
     "one line": (torch.arange(24.0) * 0.5, lambda t, x: t[: x.shape[1]], "0.5*i0"),
     "a table that is no line": (torch.arange(24.0) ** 2, lambda t, x: t[: x.shape[1]], "w_table(i0)"),
     "a mask that is no band": (torch.eye(24).flip(0).bool(), in_corner, "w_table(i0, i1)"),
