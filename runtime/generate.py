@@ -1,7 +1,7 @@
 """The token loop: requests enter the batch as room allows, take part in steps together, and leave as they finish."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from llmc.runtime.request import Increment, Request
 
 def generate(
     requests: Sequence[Request], program: Program, pool: BlockPool, ranges: Ranges, chunk: int | None
-) -> Iterator[Increment]:
+) -> Generator[Increment]:
     """Run all requests to their end, yielding each token as it is made.
 
     A request is admitted, in order, once there is room in the step and once all blocks that it can come to need are

@@ -1,6 +1,7 @@
 """A loaded model, ready for prompts: it checks requests, owns the map of the cache and runs the token loop."""
 
 import dataclasses
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -28,7 +29,7 @@ Params = SamplingParams | Sequence[SamplingParams]
 
 
 class Session:
-    """Generates with one program. Not for use by several threads at a time."""
+    """Generates with one program. Threads may share it: they take turns, streams step by step, others call by call."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Session:
         """
         most = min(ranges.context, facts.max_positions or ranges.context)
         self.program = program
+        self._turn = threading.RLock()
         self.facts = facts
         self.tokenizer = tokenizer
         self.ranges = dataclasses.replace(
@@ -82,8 +84,9 @@ class Session:
         request lies outside what the model serves.
         """
         requests = self._requests(prompts, params)
-        for _ in self._run(requests, prefill_chunk):
-            pass
+        with self._turn:
+            for _ in self._run(requests, prefill_chunk):
+                pass
         return [request.result() for request in requests]
 
     def stream(
@@ -99,8 +102,9 @@ class Session:
         """[T, V] logits after each of `tokens`. Raises BadRequest for tokens or lengths that are not served."""
         checked = check_token_ids(tokens, self.facts.vocab_size, "tokens")
         self._check_length(len(checked), 0, "tokens")
-        self._prepare([self._pool.blocks_for(len(checked))])
-        return logits_of(checked, self.program, self._pool, self.ranges.tokens)
+        with self._turn:
+            self._prepare([self._pool.blocks_for(len(checked))])
+            return logits_of(checked, self.program, self._pool, self.ranges.tokens)
 
     def encode_chat(
         self,
@@ -119,13 +123,25 @@ class Session:
         if prefill_chunk is not None and not 1 <= prefill_chunk <= self.ranges.tokens:
             raise BadRequest(f"prefill_chunk: {prefill_chunk}, expected an integer from 1 to {self.ranges.tokens}")
         needs = [self._pool.blocks_for(request.longest) for request in requests]
-        self._prepare(needs)
+        with self._turn:
+            self._prepare(needs)
         return self._loop(requests, needs, prefill_chunk)
 
     def _loop(self, requests: Sequence[Request], needs: Sequence[int], chunk: int | None) -> Iterator[Increment]:
         """The token loop in the cache as it is when the first token is asked for: it may have grown since."""
-        self._prepare(needs)
-        yield from generate(requests, self.program, self._pool, self.ranges, chunk)
+        with self._turn:
+            self._prepare(needs)
+            increments = generate(requests, self.program, self._pool, self.ranges, chunk)
+        try:
+            while True:
+                with self._turn:
+                    increment = next(increments, None)
+                if increment is None:
+                    return
+                yield increment
+        finally:
+            with self._turn:
+                increments.close()
 
     def _requests(self, prompts: Prompts, params: Params | None) -> list[Request]:
         if isinstance(prompts, str):
