@@ -1,4 +1,5 @@
-"""What was measured of this machine: from how many rows on the variants of each linear are used.
+"""What was measured of this machine: from how many rows on the variants of each linear are used, and on GPUs over how
+many programs attentions divide their keys.
 
 Kept in llmc's cache, not in artifacts: an artifact stays as it was built, and a linear of one shape and format is the
 same in every model. On CPUs the variant does not change a value's bits, so a table that fits badly costs time only.
@@ -14,7 +15,7 @@ from llmc.errors import ArtifactRejected, BadOption
 from llmc.runtime.cache_file import put
 from llmc.runtime.checked_json import Field, parse
 from llmc.runtime.cpu_features import processor_name
-from llmc.runtime.crossover import Crossover, read_crossover
+from llmc.runtime.shares import Tuned, read_tuned
 
 Crossovers = dict[str, tuple[int, int]]
 """For linears such as "960x576:int4" the rows from which the flat form is used, and the GEMM."""
@@ -39,24 +40,24 @@ def write_tuning(cache: Path, threads: int, table: Mapping[str, tuple[int, int]]
     _write(cache, _processor(threads), {name: list(pair) for name, pair in table.items()})
 
 
-def read_gpu_tuning(cache: Path, gpu: str) -> dict[str, Crossover]:
+def read_gpu_tuning(cache: Path, gpu: str) -> dict[str, Tuned]:
     """What was measured on GPUs of a kind (see `llmc.runtime.cuda.driver.Gpu.kind`); empty if nothing was.
 
     Raises BadOption if the file is damaged, or crossovers are out of order.
     """
     try:
-        return _read(cache, gpu, read_crossover)
+        return _read(cache, gpu, read_tuned)
     except ArtifactRejected as error:
         found = str(error).removesuffix("; build the artifact again")
         raise BadOption(f"{_file(cache)}: {found}; remove the file, and run `llmc tune` again") from None
 
 
-def write_gpu_tuning(cache: Path, gpu: str, table: Mapping[str, Crossover]) -> None:
-    """Keep what was measured on GPUs of a kind, beside what is known of other linears.
+def write_gpu_tuning(cache: Path, gpu: str, table: Mapping[str, Tuned]) -> None:
+    """Keep what was measured on GPUs of a kind, beside what is known of other linears and attentions.
 
     Raises BadOption if the cache cannot be written.
     """
-    _write(cache, gpu, {name: asdict(crossover) for name, crossover in table.items()})
+    _write(cache, gpu, {name: asdict(tuned) for name, tuned in table.items()})
 
 
 def _read(cache: Path, machine: str, entry: Callable[[Field], _Entry]) -> dict[str, _Entry]:

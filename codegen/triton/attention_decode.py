@@ -6,6 +6,10 @@ from llmc.codegen.triton.attention_shape import Chunk, decode_shape, decode_tile
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft
 from llmc.runtime.cuda.plan import ONE, Extent, When
+from llmc.runtime.shares import Shares, attention_key
+
+MOST_TIMES_RULE = 2
+"""There is memory for so many times the programs that the rule says."""
 
 
 class DecodeAttention(AttentionKernel):
@@ -13,7 +17,8 @@ class DecodeAttention(AttentionKernel):
 
     As many programs as fill the cores twice divide all keys of the step among them, in equal parts. More would wait for
     others to end: two on a core is what shared memory has room for where heads are of 128. They are found by number
-    (`find_share`), so that a long sequence has many of them, whatever the others are.
+    (`find_share`), so that a long sequence has many of them, whatever the others are. How many there are is an argument:
+    `llmc tune` measures others.
     """
 
     kind = "decode"
@@ -26,13 +31,16 @@ class DecodeAttention(AttentionKernel):
         shape = decode_shape(region, context.caches[region.layer].dtype, context.target)
         super().__init__(region, context, shape, decode_tile(shape, context.target))
         self.programs = region.key_heads * shape.parts
-        self.shares = max(1, 2 * context.target.cores // self.programs)
+        rule = max(1, 2 * context.target.cores // self.programs)
+        sizes = region.key_size, region.value_size
+        self.name = attention_key(region.heads, region.key_heads, sizes, self.spec.dtype, region.mask)
+        self.shares = context.shares.setdefault(self.name, Shares(rule, MOST_TIMES_RULE * rule))
         self._write()
 
     def drafts(self) -> list[Draft]:
         """Its launches: in decode steps, and in those where some sequences may have one token and others more."""
         # A share begins with each sequence, or where another has as many keys as all are to have.
-        grid = Extent(times=self.programs), Extent("B", more=self.shares - 1), ONE
+        grid = Extent(times=self.programs), Extent("B", more=self.shares.rule - 1), ONE
         return [Draft(self.text, grid, When(decode=True)), Draft(self.text, grid, When("B", 2, decode=False))]
 
     def _write(self) -> None:
@@ -43,7 +51,7 @@ class DecodeAttention(AttentionKernel):
         add(
             f"sequence, share, shares, place, first, last = {self.call('attention', 'find_share')}(",
             f"    {text.step('starts')}, {text.step('lengths')}, {text.size('B')}, tl.program_id(1),"
-            f" {self.shares}, {self.keys.of_sequence(tile.keys)}, {tile.keys})",
+            f" {text.shares(self.name)}, {self.keys.of_sequence(tile.keys)}, {tile.keys})",
             "if sequence < 0:",
             "    return",
             f"token = tl.load({text.step('starts')} + sequence)",
@@ -76,14 +84,14 @@ class DecodeAttention(AttentionKernel):
     def _merge(self) -> None:
         region, shape, text = self.region, self.shape, self.text
         rows, width = shape.heads, region.value_size
-        places = 2 * self.shares * self.programs
+        places = 2 * self.shares.most * self.programs
         partials = text.workspace(self.context.workspace("attention_partials", places * rows * width * 4), "*fp32")
         states = text.workspace(self.context.workspace("attention_states", places * rows * 8), "*fp32")
         counters = text.workspace(self.context.workspace("attention_counters", places * 4), "*i32")
         group, whole = power_of_two(rows), power_of_two(width)
         at_once = max(1, min(16, 8192 // (group * whole)))
         text.add(
-            f"    first_place = program * {2 * self.shares} + place",
+            f"    first_place = program * {2 * self.shares.most} + place",
             f"    {self.call('attention', 'store_state')}({states}, first_place + share, top, total, row, {rows})",
         )
         for acc, chunk in zip(self.accs(), self.value_chunks, strict=True):

@@ -10,6 +10,7 @@ from llmc.codegen.target import Target
 from llmc.runtime.crossover import Crossover, linear_key
 from llmc.runtime.cuda.plan import Workspace
 from llmc.runtime.program import CacheSpec
+from llmc.runtime.shares import Shares
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Context:
     workspaces: dict[str, Workspace] = field(default_factory=dict)
     chosen: dict[str, Crossover] = field(default_factory=dict)
     """All crossovers that were asked for, by the names of linears."""
+    shares: dict[str, Shares] = field(default_factory=dict)
+    """Over how many programs attentions divide their keys, by their names."""
     bounded: frozenset[int] = frozenset()
     """Layers whose attention needs no running maximum (see `llmc.codegen.triton.score_bounds`)."""
     _passed: dict[str, Buffer] = field(default_factory=dict)

@@ -119,6 +119,7 @@ class _Emitter:
             block_size=BLOCK_SIZE,
             sampling=sampling,
             crossovers=self.context.chosen,
+            shares=self.context.shares,
         )
         return GpuSource(
             {name: text for name, (_, text) in self.kernels.items()},

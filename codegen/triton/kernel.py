@@ -95,6 +95,10 @@ class KernelText:
         """The parameter that holds T, B, R or M (int32)."""
         return self._parameter(Ref(argument=Argument("size", symbol)), symbol, "i32")
 
+    def shares(self, attention: str) -> str:
+        """The parameter that says over how many programs the keys of an attention are divided (int32)."""
+        return self._parameter(Ref(argument=Argument("shares", attention)), "programs", "i32")
+
     def cache(self, name: str, layer: int, type: str) -> str:
         """The parameter that points at a layer's k, v, k_scale or v_scale."""
         return self._parameter(Ref(argument=Argument("cache", name, layer)), f"{name}_cache", type)

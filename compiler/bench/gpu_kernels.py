@@ -1,9 +1,9 @@
 """How long each kernel of a decode step takes on the GPU, beside the bytes of weights that it reads."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,12 @@ from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.program import Batch
 
 REPLAYS, REPETITIONS = 10, 7
+LEAST_SECONDS, MOST_REPLAYS = 2e-3, 16
+"""A measurement takes so long, or so many replays."""
 LINEAR = "linear"
 """What the names of kernels begin with that read all of their weights."""
+
+_Key = TypeVar("_Key")
 
 
 class Timed(Protocol):
@@ -74,6 +78,24 @@ def weight_sizes(plan: Plan) -> dict[str, int]:
     """Bytes of each weight, as kernels read it."""
     stored = dict(zip(plan.weights, plan.weight_bytes, strict=True))
     return stored | {each.weight: each.bytes for each in plan.rearrangements}
+
+
+def timed(device: Timed, graphs: Mapping[_Key, Graph], repetitions: int) -> dict[_Key, float]:
+    """Median seconds of each of some recordings, which take turns."""
+    replays = {}
+    for variant, graph in graphs.items():
+        graph.replay()
+        replays[variant] = min(MOST_REPLAYS, 1 + int(LEAST_SECONDS / max(device.measure(graph.replay), 1e-9)))
+    samples: dict[_Key, list[float]] = {variant: [] for variant in graphs}
+    for _ in range(repetitions):
+        for variant, graph in graphs.items():
+
+            def replay(graph: Graph = graph, count: int = replays[variant]) -> None:
+                for _ in range(count):
+                    graph.replay()
+
+            samples[variant].append(device.measure(replay) / replays[variant])
+    return {variant: statistics.median(seconds) for variant, seconds in samples.items()}
 
 
 def decode_batch(sequences: int, position: int, block_size: int) -> Batch:

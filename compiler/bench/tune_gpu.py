@@ -1,27 +1,29 @@
-"""Measure on this GPU which variant of each linear is the fastest for how many rows.
+"""Measure on this GPU which variant of each linear is the fastest for how many rows; then the attentions (see
+`llmc.bench.tune_attention`).
 
 All launches of one variant of one linear are recorded one after another and replayed, on the weights of all layers, and
 on copies of these where they are few: what the chip's caches hold of one weight is gone when its turn comes again.
 Mixtures of experts are measured in whole steps.
 """
 
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from llmc.bench.gpu_kernels import Timed, weight_sizes
+from llmc.bench.gpu_kernels import Timed, timed, weight_sizes
 from llmc.bench.tune import takeovers
+from llmc.bench.tune_attention import CONTEXTS, SEQUENCES, Measured, ShareTimings, measure_shares
 from llmc.runtime.batch import Piece, pack
 from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
-from llmc.runtime.cuda.device import Graph, Place, padded
+from llmc.runtime.cuda.device import Place, padded
 from llmc.runtime.cuda.plan import ALWAYS, Candidate, Launch, Plan, Product
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.cuda.selection import shares
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.program import Batch
+from llmc.runtime.shares import ShareTable
 
 ROWS = (1, 2, 3, 4, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 192, 256, 512, 1024, 2048)
 """Numbers of rows that are measured: among them the last of each tile, and the first of the next."""
@@ -30,8 +32,6 @@ MOST_LOGITS = 512
 ROTATED_BYTES = 256 << 20
 """Weights that are read one after another, at least: twice what the largest cache of a GPU holds."""
 MOST_COPIES = 64
-LEAST_SECONDS, MOST_REPLAYS = 2e-3, 16
-"""A measurement takes so long, or so many replays."""
 EACH = Crossover(2, 9, "to be measured", 17)
 """Crossovers of which each variant serves some rows, so that the program has memory for all of them."""
 
@@ -47,6 +47,10 @@ class Tuned:
     """By linear."""
     timings: dict[str, Timings]
     """Of each linear."""
+    shares: dict[str, ShareTable]
+    """By attention."""
+    share_timings: dict[str, ShareTimings]
+    """Of each attention."""
 
     def to_json(self) -> dict[str, object]:
         """Plain values."""
@@ -55,6 +59,17 @@ class Tuned:
             "seconds": {
                 linear: {str(rows): taken for rows, taken in timings.items()}
                 for linear, timings in self.timings.items()
+            },
+            "shares": {attention: asdict(table) for attention, table in self.shares.items()},
+            "seconds_of_shares": {
+                attention: {
+                    str(count): {
+                        str(length): {str(programs): taken for programs, taken in each.items()}
+                        for length, each in by_context.items()
+                    }
+                    for count, by_context in timings.items()
+                }
+                for attention, timings in self.share_timings.items()
             },
         }
 
@@ -67,10 +82,13 @@ def measure(
     repetitions: int,
     source: str,
     rows: Sequence[int] = ROWS,
+    sequences: Sequence[int] = SEQUENCES,
+    contexts: Sequence[int] = CONTEXTS,
     rotated: int = ROTATED_BYTES,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Tuned:
-    """Measure the linears of a program one after another. Afterwards the program uses what was found.
+    """Measure the linears of a program one after another, then its attentions. Afterwards the program uses what was
+    found.
 
     Args:
         program: what is measured.
@@ -79,8 +97,10 @@ def measure(
         repetitions: measurements of each variant, of which the median counts; variants take turns.
         source: what is said of where the crossovers come from.
         rows: numbers of rows to measure.
-        rotated: bytes of weights to read one after another.
-        progress: told which linear is being measured.
+        sequences: numbers of sequences to measure attentions with.
+        contexts: their lengths.
+        rotated: bytes of weights, or of keys and values, to read one after another.
+        progress: told what is being measured.
     """
     linears = list(dict.fromkeys(each.linear for each in _candidates(program.plan)))
     program.tune(dict.fromkeys(linears, EACH))
@@ -96,7 +116,16 @@ def measure(
         found[linear] = {count: seconds for count, seconds in measured.items() if seconds}
     table = {linear: _crossover(program.plan, linear, timings, source) for linear, timings in found.items()}
     program.tune(table)
-    return Tuned(table, found)
+    shares, share_timings = measure_shares(
+        Measured(program, device, repetitions, rotated),
+        context=context,
+        source=source,
+        sequences=sequences,
+        contexts=contexts,
+        progress=progress,
+    )
+    program.tune(shares)
+    return Tuned(table, found, shares, share_timings)
 
 
 def _measured(
@@ -119,25 +148,7 @@ def _measured(
                 program.run(launches, sizes, arrays)
 
         graphs[variant] = device.capture(record)
-    return _timed(device, graphs, repetitions)
-
-
-def _timed(device: Timed, graphs: Mapping[str, Graph], repetitions: int) -> dict[str, float]:
-    """Median seconds of each recording; they take turns."""
-    replays = {}
-    for variant, graph in graphs.items():
-        graph.replay()
-        replays[variant] = min(MOST_REPLAYS, 1 + int(LEAST_SECONDS / max(device.measure(graph.replay), 1e-9)))
-    samples: dict[str, list[float]] = {variant: [] for variant in graphs}
-    for _ in range(repetitions):
-        for variant, graph in graphs.items():
-
-            def replay(graph: Graph = graph, count: int = replays[variant]) -> None:
-                for _ in range(count):
-                    graph.replay()
-
-            samples[variant].append(device.measure(replay) / replays[variant])
-    return {variant: statistics.median(seconds) for variant, seconds in samples.items()}
+    return timed(device, graphs, repetitions)
 
 
 def _variants(

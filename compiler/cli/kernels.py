@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from llmc.cli.output import duration, size
 from llmc.codegen.explanation import KernelRecord, ProgramExplanation, RegionRecord, Work
 from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
+from llmc.runtime.shares import Shares
 
 COLUMNS = ("kernel", "regions", "where", "what")
 """The first columns of the table; two or three for each step follow."""
@@ -42,6 +43,13 @@ def crossovers(program: ProgramExplanation, table: Mapping[str, Crossover]) -> t
         for name in used
         if name in table
     ]
+
+
+def shares(table: Mapping[str, Shares]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the table of attentions: over how many programs each divides the keys of a decode step, from
+    so many sequences on, and where that comes from."""
+    columns = ["attention", "keys divided over", "memory for", "source"]
+    return columns, [[name, str(each), each.most, each.source] for name, each in table.items()]
 
 
 def heading(program: ProgramExplanation) -> Iterator[str]:

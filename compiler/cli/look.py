@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmc.codegen.explanation import ProgramExplanation
     from llmc.runtime.artifact import Artifact
     from llmc.runtime.crossover import Crossover
+    from llmc.runtime.shares import Shares
 
 
 def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceback = False) -> None:
@@ -58,7 +59,9 @@ def explain(
     from llmc.runtime.artifact import Artifact
 
     artifact = Artifact.open(directory, verify="fast")
-    program, crossovers = (_program(artifact, threads), {}) if target == "cpu" else _gpu_program(artifact, target)
+    program, crossovers, shares = (
+        (_program(artifact, threads), {}, {}) if target == "cpu" else _gpu_program(artifact, target)
+    )
     if measure and target != "cpu":
         raise BadOption(f"measure: regions of {target} are not measured; use --target cpu, or llmc bench on the GPU")
     if measure:
@@ -72,6 +75,7 @@ def explain(
         tables = (
             {"crossovers": {name: asdict(crossover) for name, crossover in crossovers.items()}} if crossovers else {}
         )
+        tables |= {"shares": {name: asdict(each) for name, each in shares.items()}} if shares else {}
         out.print_json({"artifact": str(directory), "op": op, **found.to_json(), "program": plain, **tables})
         return
     out.print_lines(found.lines())
@@ -82,6 +86,9 @@ def explain(
     if crossovers:
         out.print_lines([""])
         out.print_table(*kernels.crossovers(program, crossovers))
+    if shares and any(kernel.kind == "attention" for kernel in program.kernels):
+        out.print_lines([""])
+        out.print_table(*kernels.shares(shares))
     if op is not None:
         out.print_lines(kernels.reasons(program))
 
@@ -150,13 +157,15 @@ def _program(artifact: "Artifact", threads: int | None) -> "ProgramExplanation |
     return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(table)
 
 
-def _gpu_program(artifact: "Artifact", target: str) -> "tuple[ProgramExplanation, Mapping[str, Crossover]]":
-    """What the artifact says of its program for a GPU, and its crossovers: those that were tuned, if this machine has
-    such a GPU. Raises BadOption if there is no such program, and ArtifactRejected.
+def _gpu_program(
+    artifact: "Artifact", target: str
+) -> "tuple[ProgramExplanation, Mapping[str, Crossover], Mapping[str, Shares]]":
+    """What the artifact says of its program for a GPU, its crossovers and shares: those that were tuned, if this
+    machine has such a GPU. Raises BadOption if there is no such program, and ArtifactRejected.
     """
     from llmc.codegen.explanation import ProgramExplanation
     from llmc.options import cache_directory
-    from llmc.runtime.cuda.open_session import read_crossovers
+    from llmc.runtime.cuda.open_session import read_choices
 
     roles = artifact.manifest.programs.get("cuda", {})
     name = roles.get(f"{target}.explanation")
@@ -164,8 +173,8 @@ def _gpu_program(artifact: "Artifact", target: str) -> "tuple[ProgramExplanation
         cpu = ["cpu"] if "cpu" in artifact.manifest.programs else []
         held = ", ".join([*cpu, *(role for role in roles if "." not in role)]) or "no target"
         raise BadOption(f"target: {artifact.root} holds no program for {target}; it holds those for {held}")
-    crossovers = read_crossovers(artifact, target, cache_directory())
-    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(crossovers), crossovers
+    crossovers, shares = read_choices(artifact, target, cache_directory())
+    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(crossovers), crossovers, shares
 
 
 def _measured(

@@ -28,7 +28,8 @@ def tune(
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
-    """Measure from how many rows on the other forms of each linear are faster on this machine, and keep that.
+    """Measure from how many rows on the other forms of each linear are faster on this machine, and keep that; on a GPU
+    also over how many programs attention is to divide the keys of a decode step.
 
     What is found is used by every artifact with linears of these shapes that is loaded here, on as many threads or on a
     GPU of the same kind; it is kept in llmc's cache. On a CPU results stay the same to the bit; on a GPU the forms add
@@ -101,9 +102,15 @@ def _tune_gpu(
         write_gpu_tuning(cache_directory(), device.gpu.kind, {})  # a cache that cannot be written is found at once
     tuned = measure(program, device, context=ranges.context, repetitions=repetitions, source=source, progress=progress)
     if keep:
-        write_gpu_tuning(cache_directory(), device.gpu.kind, tuned.crossovers)
+        write_gpu_tuning(cache_directory(), device.gpu.kind, {**tuned.crossovers, **tuned.shares})
     rows: list[list[object]] = [
         [linear, *("never" if rows == NEVER else str(rows) for rows in crossover.starts[1:])]
         for linear, crossover in tuned.crossovers.items()
     ]
-    return tuned.to_json(), ["linear", *(f"{variant} from" for variant in VARIANTS[1:])], rows
+    rows += [
+        [attention, f"over {programs} from {sequences} sequences on", "", ""]
+        for attention, table in tuned.shares.items()
+        for sequences, programs in table.starts
+    ]
+    first = "linear or attention" if tuned.shares else "linear"
+    return tuned.to_json(), [first, *(f"{variant} from" for variant in VARIANTS[1:])], rows

@@ -17,6 +17,7 @@ from llmc.runtime.cuda.selection import select
 from llmc.runtime.manifest import Manifest
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
 from llmc.runtime.session import Session
+from llmc.runtime.shares import Shares
 from llmc.runtime.tokenizer import Tokenizer
 from llmc.runtime.tuning import read_gpu_tuning
 
@@ -63,10 +64,10 @@ def open_cuda_session(
         raise MissingTool(f"{error}; {artifact.root} holds {held(manifest)}") from None
     plan, images = _code(artifact, gpu, cache, trust)
     _check_facts(artifact, plan)
-    crossovers = read_gpu_tuning(cache, gpu.kind) if tuned else {}
+    table = read_gpu_tuning(cache, gpu.kind) if tuned else {}
     device = CudaDevice(driver, gpu, images, cublas_for(plan, driver, cublas))
     weights = artifact.load_weights(verify=verify)
-    program = GpuProgram(plan, device, weights.bytes(), crossovers)
+    program = GpuProgram(plan, device, weights.bytes(), table)
     tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
     weights.check()
     return Session(program, manifest.model, manifest.ranges, tokenizer, block_size=plan.block_size)
@@ -94,8 +95,11 @@ def runs_here(manifest: Manifest, library: str = LIBRARY) -> bool:
     return any(True for _ in candidates(targets, gpu))
 
 
-def read_crossovers(artifact: Artifact, target: str, cache: Path, library: str = LIBRARY) -> dict[str, Crossover]:
-    """From how many rows on the variants of each linear serve in an artifact's program for `target`.
+def read_choices(
+    artifact: Artifact, target: str, cache: Path, library: str = LIBRARY
+) -> tuple[dict[str, Crossover], dict[str, Shares]]:
+    """From how many rows on the variants of each linear serve in an artifact's program for `target`, and over how many
+    programs its attentions divide their keys.
 
     They are the program's own, or what was measured on this machine's GPU, if that is one that runs this program.
 
@@ -107,9 +111,10 @@ def read_crossovers(artifact: Artifact, target: str, cache: Path, library: str =
     try:
         gpu = Driver(library).gpus()[0]
     except MissingTool:
-        return dict(plan.crossovers)
+        return dict(plan.crossovers), dict(plan.shares)
     best = next((level for level, _ in candidates(roles, gpu)), "")
-    return dict(select(plan, read_gpu_tuning(cache, gpu.kind) if best == target else {}).crossovers)
+    chosen = select(plan, read_gpu_tuning(cache, gpu.kind) if best == target else {})
+    return dict(chosen.crossovers), dict(chosen.shares)
 
 
 def held(manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmc.runtime.crossover import Crossover
+from llmc.runtime.shares import Shares
 
 Symbol = Literal["", "T", "B", "R", "F"]
 
@@ -62,7 +63,7 @@ CHOICE_ARRAYS = (
 )  # fmt: skip
 """Arrays of steps whose tokens are chosen on the device: how, from which numbers, until when, and what was chosen (see
 `llmc.runtime.cuda.choices`)."""
-ArgumentKind = Literal["arena", "weight", "step", "size", "cache", "workspace", "logits", "source", "target"]
+ArgumentKind = Literal["arena", "weight", "step", "size", "shares", "cache", "workspace", "logits", "source", "target"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Argument:
     kind: ArgumentKind
     name: str = ""
     """weight: its name. step: one of `STEP_ARRAYS`, or of `CHOICE_ARRAYS` where tokens are chosen (int64). size: T, B,
-    R or M (int32). cache: one of `cache_arrays`. workspace: its name. source, target: of a weight that is rearranged.
+    R or M (int32). shares: an attention's name in `Plan.shares`, for over how many programs its keys are divided
+    (int32); by as many as those are more than the rule says, the grid of the launch has more along y. cache: one of
+    `cache_arrays`. workspace: its name. source, target: of a weight that is rearranged.
     """
     number: int = 0
     """arena: bytes a token of all buffers before this one. cache: the layer."""
@@ -220,3 +223,5 @@ class Plan:
     """After the launches of a step, where tokens are chosen on the device."""
     crossovers: Mapping[str, Crossover] = field(default_factory=dict)
     """Of each linear that has variants: those that chose the launches (see `llmc.runtime.cuda.selection`)."""
+    shares: Mapping[str, Shares] = field(default_factory=dict)
+    """Of each kind of attention: over how many programs its keys are divided in decode steps."""

@@ -51,6 +51,7 @@ from llmc.runtime.cuda.plan_tables import (
 )
 from llmc.runtime.cuda.plan_writer import packed, plain, text
 from llmc.runtime.cuda.selection import select
+from llmc.runtime.shares import MOST_SHARES, Shares
 
 ABI = 3
 """The version of kernels' parameters and of the plan."""
@@ -135,7 +136,7 @@ def _binary(field: Field, code_bytes: int) -> Binary:
 
 _MEMBERS = (
     "target", "vocabulary", "block_size", "arena_bytes_per_token", "kernels", "weights", "caches", "workspaces",
-    "crossovers", "arguments", "calls", "products", "rearrangements", "launches", "sampling",
+    "crossovers", "shares", "arguments", "calls", "products", "rearrangements", "launches", "sampling",
 )  # fmt: skip
 
 
@@ -147,10 +148,12 @@ def _plan(members: Mapping[str, Field]) -> Plan:
     caches = tuple(_cache(item) for item in members["caches"].items(100_000))
     workspaces = tuple(_workspace(item) for item in members["workspaces"].items(1000))
     crossovers = {name: read_crossover(item) for name, item in members["crossovers"].entries(MOST_WEIGHTS)}
+    shares = {name: _shares(item) for name, item in members["shares"].entries(MOST_WEIGHTS)}
     arena = members["arena_bytes_per_token"].integer(0, MOST_BYTES)
     names = {
         "step": STEP_ARRAYS + CHOICE_ARRAYS,
         "size": ("T", "B", "R", "M"),
+        "shares": shares.keys(),
         "weight": sizes.keys(),
         "workspace": {workspace.name for workspace in workspaces},
     }
@@ -170,6 +173,7 @@ def _plan(members: Mapping[str, Field]) -> Plan:
         block_size=members["block_size"].integer(1, 1 << 16),
         sampling=cast(tuple[Launch, ...], tables.launches(members["sampling"], CHOOSING)),
         crossovers=crossovers,
+        shares=shares,
     )
     room = _room(plan)
     for place, launch in enumerate(plan.launches):
@@ -180,6 +184,11 @@ def _plan(members: Mapping[str, Field]) -> Plan:
     if select(plan) != plan:
         members["launches"].reject("launches in the steps that the crossovers choose them for")
     return plan
+
+
+def _shares(field: Field) -> Shares:
+    rule, most = field.row(2)
+    return Shares(rule.integer(1, MOST_SHARES), most.integer(rule.integer(1, MOST_SHARES), MOST_SHARES))
 
 
 def _kernel(field: Field) -> Kernel:

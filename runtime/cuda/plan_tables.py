@@ -58,6 +58,8 @@ class Place:
         return symbols.issubset(self.symbols) and (candidate is None or self.chosen)
 
 
+_NUMBERS = ("size", "shares")
+"""Kinds of arguments that are numbers (int32), and no places."""
 _IN_STEP = tuple(kind for kind in get_args(ArgumentKind) if kind not in ("source", "target"))
 STEP = Place(_IN_STEP, STEP_ARRAYS, chosen=True)
 CHOOSING = Place(_IN_STEP, STEP_ARRAYS + CHOICE_ARRAYS)
@@ -90,7 +92,7 @@ class Tables:
         """
         self._kernels, self._caches, self._arena, self._names, self._linears = kernels, caches, arena, names, linears
         self._arguments = [self._argument(item) for item in members["arguments"].items(8 * MOST_LAUNCHES)]
-        self._is_size = [argument.kind == "size" for argument in self._arguments]
+        self._is_size = [argument.kind in _NUMBERS for argument in self._arguments]
         self._calls = [self._call(item) for item in members["calls"].items(MOST_LAUNCHES)]
         self._products = [self._product(item) for item in members["products"].items(MOST_LAUNCHES)]
 
@@ -168,7 +170,7 @@ class Tables:
         if len(given) != len(kernel.parameters):
             field.reject(f"{len(kernel.parameters)} arguments, as {kernel.name} has parameters")
         for argument, (_, type), item in zip(given, kernel.parameters, items, strict=True):
-            if (argument.kind == "size") != (type == "i32"):
+            if (argument.kind in _NUMBERS) != (type == "i32"):
                 item.reject(f"an argument for a parameter of type {type}, which {argument} is not")
         raise AssertionError("something is wrong with it")
 

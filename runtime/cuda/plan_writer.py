@@ -76,6 +76,7 @@ def plain(plan: Plan) -> Json:
         "caches": [list(astuple(cache)) for cache in plan.caches],
         "workspaces": [list(astuple(workspace)) for workspace in plan.workspaces],
         "crossovers": {name: asdict(crossover) for name, crossover in plan.crossovers.items()},
+        "shares": {name: [shares.rule, shares.most] for name, shares in plan.shares.items()},
         "arguments": [list(astuple(argument)) for argument in writer.arguments],
         "calls": [
             [kernel, [_side(side) for side in grid], list(astuple(when)), _candidate(candidate)]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmc.errors import BadRequest
-from llmc.runtime.crossover import LIBRARY, Crossover
+from llmc.runtime.crossover import LIBRARY
 from llmc.runtime.cuda.choices import STEPS
 from llmc.runtime.cuda.decode_graphs import MOST_SEQUENCES, DecodeGraphs
 from llmc.runtime.cuda.device import Device, Memory, Place, padded
@@ -26,6 +26,7 @@ from llmc.runtime.cuda.step_arrays import StepArrays
 from llmc.runtime.cuda.weights import load_weights
 from llmc.runtime.decoding import Continuation, Continued
 from llmc.runtime.program import Batch
+from llmc.runtime.shares import Tuned
 
 FIRST_TOKENS = 256
 """The arena is made for so many tokens at first, and doubled when a step has more."""
@@ -45,16 +46,17 @@ class GpuProgram:
         plan: Plan,
         device: Device,
         weights: Mapping[str, npt.NDArray[Any]],
-        crossovers: Mapping[str, Crossover] | None = None,
+        tuned: Mapping[str, Tuned] | None = None,
     ) -> None:
         """Copy the weights to the device, on which the kernels of the plan are.
 
-        crossovers: those that choose the variants of linears, in place of the plan's own. Where the device has no
+        tuned: the crossovers that choose the variants of linears, and the shares of attentions, in place of the plan's
+        own. Where the device has no
         library of products, they are computed by the program's own kernels.
 
         Raises ArtifactRejected if a weight is missing, BadOption if crossovers are out of order, and OutOfMemory.
         """
-        plan = select(plan, crossovers, without=() if device.multiplies else (LIBRARY,))
+        plan = select(plan, tuned, without=() if device.multiplies else (LIBRARY,))
         self.plan = plan
         self.block_multiple = plan.block_size
         self.device = device
@@ -75,13 +77,13 @@ class GpuProgram:
         self._graphs = DecodeGraphs(plan, device, self.run)
         self.decode_steps = STEPS if plan.sampling else 0
 
-    def tune(self, crossovers: Mapping[str, Crossover]) -> None:
-        """Let these crossovers choose the variants of linears from now on; linears that are not among them keep theirs.
+    def tune(self, tuned: Mapping[str, Tuned]) -> None:
+        """Let these crossovers and shares choose from now on; linears and attentions not among them keep theirs.
 
         Raises BadOption if crossovers are out of order.
         """
         self._graphs.forget()
-        self.plan = select(self.plan, crossovers, without=() if self.device.multiplies else (LIBRARY,))
+        self.plan = select(self.plan, tuned, without=() if self.device.multiplies else (LIBRARY,))
         self._graphs = DecodeGraphs(self.plan, self.device, self.run)
         self._capacity, self._arena = 0, None  # other launches may need other memory
 
@@ -175,6 +177,10 @@ class GpuProgram:
                 self._multiply(launch, sizes, arrays)
                 continue
             x, y, z = (extent.at(sizes) for extent in launch.grid)
+            for argument in launch.arguments:
+                if argument.kind == "shares":
+                    shares = self.plan.shares[argument.name]
+                    y += shares.at(sizes["B"]) - shares.rule
             if x and y and z:
                 kernel = self._kernels[launch.kernel]
                 arguments = [self.locate(argument, sizes, arrays) for argument in launch.arguments]
@@ -191,16 +197,20 @@ class GpuProgram:
         """Ask for the launches of any step, without recording them."""
         self.run(self.plan.launches, *self.arranged(batch))
 
-    def arranged(self, batch: Batch) -> tuple[Mapping[str, int], StepArrays]:
-        """The sizes of any step, and its arrays, which are on the device then; it has room for the step."""
+    def arranged(self, batch: Batch, arrays: StepArrays | None = None) -> tuple[Mapping[str, int], StepArrays]:
+        """The sizes of any step, and its arrays, which are on the device then; it has room for the step.
+
+        arrays: those to fill in place of the program's own.
+        """
+        arrays = self._arrays if arrays is None else arrays
         self._reserve(len(batch.tokens), len(batch.rows))
         given = {name: getattr(batch, name) for name in STEP_ARRAYS}
-        self._arrays.lay_out({name: array.shape for name, array in given.items()})
+        arrays.lay_out({name: array.shape for name, array in given.items()})
         for name, array in given.items():
-            self._arrays.arrays[name][...] = array
-        self._arrays.upload()
+            arrays.arrays[name][...] = array
+        arrays.upload()
         sizes = {"T": len(batch.tokens), "B": len(batch.lengths), "R": len(batch.rows), "M": batch.blocks.shape[1]}
-        return sizes | {"F": 0}, self._arrays
+        return sizes | {"F": 0}, arrays
 
     def locate(self, argument: Argument, sizes: Mapping[str, int], arrays: StepArrays) -> Place | int:
         """What a launch is given for an argument in a step of these sizes."""
@@ -213,6 +223,8 @@ class GpuProgram:
             return arrays.place(argument.name)
         if argument.kind == "size":
             return sizes[argument.name]
+        if argument.kind == "shares":
+            return self.plan.shares[argument.name].at(sizes["B"])
         if argument.kind == "cache":
             return self._caches[argument.number][argument.name]
         if argument.kind == "workspace":

@@ -1,4 +1,5 @@
 """Which variant of each linear serves how many rows: a table of crossovers narrows the ranges of a plan's launches.
+The table also says over how many programs attentions divide their keys.
 
     select(plan, table={}, without=()) -> Plan
     shares(candidates, crossover) -> {variant: (first, last)}
@@ -15,21 +16,28 @@ from itertools import pairwise
 from llmc.errors import ArtifactRejected, BadOption
 from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
 from llmc.runtime.cuda.plan import Candidate, Plan, When
+from llmc.runtime.shares import ShareTable, Tuned
 
 Rows = tuple[int, int | None]
 """The first and the last number of rows; None is no end."""
 
 
-def select(plan: Plan, table: Mapping[str, Crossover] | None = None, *, without: Collection[str] = ()) -> Plan:
+def select(plan: Plan, table: Mapping[str, Tuned] | None = None, *, without: Collection[str] = ()) -> Plan:
     """A plan whose launches are those that crossovers choose: those of `table`, by linear, else the plan's own.
 
-    Linears that the plan does not have are passed over. without: variants that cannot run here.
+    Shares are those of `table`, by attention, or else the plan's own.
+
+    Linears and attentions that the plan does not have are passed over. without: variants that cannot run here.
 
     Raises:
         BadOption: crossovers of one of the plan's linears are out of order.
         ArtifactRejected: the variants of a linear leave a number of rows to nobody.
     """
-    chosen = {linear: (table or {}).get(linear, own) for linear, own in plan.crossovers.items()}
+    known = table or {}
+    crossovers = {name: found for name, found in known.items() if isinstance(found, Crossover)}
+    divided = {name: found for name, found in known.items() if isinstance(found, ShareTable)}
+    chosen = {linear: crossovers.get(linear, own) for linear, own in plan.crossovers.items()}
+    shares_of = {name: replace(own, chosen=divided.get(name, own.chosen)) for name, own in plan.shares.items()}
     for linear, crossover in chosen.items():
         if not crossover.in_order:
             raise BadOption(
@@ -57,7 +65,7 @@ def select(plan: Plan, table: Mapping[str, Crossover] | None = None, *, without:
             when = narrow(launch.when, candidate, rows)
             launch = launch if when == launch.when else replace(launch, when=when)
         launches.append(launch)
-    return replace(plan, launches=tuple(launches), crossovers=chosen)
+    return replace(plan, launches=tuple(launches), crossovers=chosen, shares=shares_of)
 
 
 def shares(candidates: Iterable[Candidate], crossover: Crossover) -> dict[str, Rows]:

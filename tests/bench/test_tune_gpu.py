@@ -23,7 +23,7 @@ from llmc.runtime.artifact import Artifact
 from llmc.runtime.crossover import NEVER, Crossover
 from llmc.runtime.cuda.cuda_device import Image
 from llmc.runtime.cuda.device import Grid, Place
-from llmc.runtime.cuda.open_session import open_cuda_session, read_crossovers
+from llmc.runtime.cuda.open_session import open_cuda_session, read_choices
 from llmc.runtime.cuda.plan import Kernel
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.sample import SamplingParams
@@ -205,8 +205,8 @@ def test_a_session_uses_what_was_measured_on_its_gpu(tmp_path: Path) -> None:
     assert session.generate(["abc"], params)[0].token_ids == expected_tokens
     held = Artifact.open(path, verify="fast")
     library = fake_cuda.library()._name
-    assert read_crossovers(held, "sm_90", tmp_path, library) == measured
-    assert read_crossovers(held, "sm_90", tmp_path, "libnothing.so.1") == {LINEAR: CROSSOVER}
+    assert read_choices(held, "sm_90", tmp_path, library) == (measured, {})
+    assert read_choices(held, "sm_90", tmp_path, "libnothing.so.1") == ({LINEAR: CROSSOVER}, {})
     write_gpu_tuning(tmp_path, kind, {LINEAR: Crossover(9, 2, SOURCE)})
     with pytest.raises(BadOption, match=r"tuning.json: .*expected crossovers in order.*run `llmc tune` again"):
         opened(path, tmp_path)

@@ -120,6 +120,7 @@ class Sequences:
         context = case.context()
         self.drafts = emit_attention(case.region(), context)
         self.module = load_kernels(module_text({d.kernel.kind: d.kernel for d in self.drafts}, "Attention."))
+        self.shares = context.shares
         self.workspaces = {w.name: torch.zeros(w.bytes // 4) for w in context.workspaces.values()}
 
     def _exact(self, queries: torch.Tensor) -> torch.Tensor:
@@ -186,6 +187,8 @@ class Sequences:
             assert found is not None
             if found.kind == "size":
                 return sizes[found.name]
+            if found.kind == "shares":
+                return self.shares[found.name].at(sizes["B"])
             if found.kind == "cache":
                 return paged[found.name]
             if found.kind == "workspace":
@@ -201,6 +204,10 @@ class Sequences:
             if not draft.when.holds(sizes):
                 continue
             grid = [extent.at(sizes) for extent in draft.grid]
+            for ref in draft.kernel.refs:
+                if ref.argument is not None and ref.argument.kind == "shares":
+                    shares = self.shares[ref.argument.name]
+                    grid[1] += shares.at(sizes["B"]) - shares.rule
             kinds = (kind for _, kind in draft.kernel.parameters)
             arguments = [argument(ref, kind) for ref, kind in zip(draft.kernel.refs, kinds, strict=True)]
             before = named["output"].clone()

@@ -44,10 +44,10 @@ def blocks_of_share(blocks, each):
 
 
 @triton.jit
-def find_share(starts, lengths, B, number, SHARES: tl.constexpr, keys_of: tl.constexpr, KEYS: tl.constexpr):
+def find_share(starts, lengths, B, number, programs, keys_of: tl.constexpr, KEYS: tl.constexpr):
     """The work of program `number` of those that divide the keys of a step's sequences of one token among them.
 
-    Together they are to have about SHARES programs, each about as many keys, whatever the sequences' lengths: the same
+    Together they are to have about so many `programs`, each about as many keys, whatever the sequences' lengths: the same
     bytes for every program, so that none is waited for. Returns the sequence, -1 where there is none; which of its
     shares; how many it has; where the state of its first share is kept, if there are several; the first key and the
     last + 1, as keys_of(length, KEYS) gives those that the last of `length` tokens sees.
@@ -57,12 +57,12 @@ def find_share(starts, lengths, B, number, SHARES: tl.constexpr, keys_of: tl.con
     if B == 1:
         sequence = 0
         begin, end = keys_of(tl.load(lengths).to(tl.int32), KEYS)
-        each = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 1), KEYS), SHARES)
+        each = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 1), KEYS), programs)
     else:
         total = 0
         for first in range(0, B, 128):
             total += tl.sum(_blocks_of(starts, lengths, B, first, keys_of, KEYS), 0)
-        each = tl.maximum(tl.cdiv(total, SHARES), 1)
+        each = tl.maximum(tl.cdiv(total, programs), 1)
         before = tl.cast(0, tl.int64)
         found = tl.cast(0, tl.int64)
         for first in range(0, B, 128):
