@@ -24,6 +24,7 @@ import numpy.typing as npt
 from llmc.errors import BadOption, BuildFailed
 from llmc.runtime.checked_json import is_file_name
 from llmc.runtime.manifest import MANIFEST, WEIGHTS, FileRecord, seal
+from llmc.runtime.piece_hash import PIECE_BYTES, PieceHash
 from llmc.runtime.weights_file import PADDING, WeightsHeader, tensor_bytes
 
 _COPY_BYTES = 4 << 20
@@ -88,7 +89,7 @@ class ArtifactWriter(AbstractContextManager["ArtifactWriter"]):
         Raises BuildFailed if the block ends before every weight has been written.
         """
         header = WeightsHeader.plan(tensors)
-        with self._create(WEIGHTS, header.data_start + header.data_bytes) as file:
+        with self._create(WEIGHTS, header.data_start + header.data_bytes, pieces=PIECE_BYTES) as file:
             weights = WeightsWriter(file, header)
             yield weights
             weights.finish()
@@ -120,7 +121,7 @@ class ArtifactWriter(AbstractContextManager["ArtifactWriter"]):
             raise BadOption(f"{self.path}: exists and is not an artifact, so it is not replaced; choose another name")
 
     @contextmanager
-    def _create(self, name: str, expected_bytes: int = 0) -> Iterator["_HashedFile"]:
+    def _create(self, name: str, expected_bytes: int = 0, pieces: int | None = None) -> Iterator["_HashedFile"]:
         folded = {other.casefold() for other in (*self.files, MANIFEST)}
         if not is_file_name(name) or name.casefold() in folded:
             raise BuildFailed(f"{self.path}: {name!r} cannot be added: the name is not allowed or taken; use another")
@@ -128,10 +129,10 @@ class ArtifactWriter(AbstractContextManager["ArtifactWriter"]):
         with _writing(self.path, expected_bytes):
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb", buffering=0) as raw:
-                file = _HashedFile(raw)
+                file = _HashedFile(raw, hashlib.sha256() if pieces is None else PieceHash(pieces))
                 yield file
                 _sync(raw)
-        self.files[name] = FileRecord(file.hash.hexdigest(), file.bytes)
+        self.files[name] = FileRecord(file.hash.hexdigest(), file.bytes, pieces)
 
 
 class WeightsWriter:
@@ -172,9 +173,9 @@ class WeightsWriter:
 class _HashedFile:
     """A file that is hashed as it is written."""
 
-    def __init__(self, raw: FileIO) -> None:
+    def __init__(self, raw: FileIO, hash: "hashlib._Hash | PieceHash") -> None:
         self._raw = raw
-        self.hash = hashlib.sha256()
+        self.hash = hash
         self.bytes = 0
 
     def write(self, content: bytes | memoryview) -> None:

@@ -10,9 +10,9 @@ from llmc.runtime.checked_json import Field, Json, canonical, parse
 from llmc.runtime.program import CacheSpec
 
 FORMAT = "llmc"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The version of the artifact format that this llmc writes."""
-READER_VERSION = 1
+READER_VERSION = 2
 """The newest format that this llmc reads: artifacts whose `min_reader` is higher are refused."""
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -100,6 +100,14 @@ class FileRecord:
 
     sha256: str
     bytes: int
+    pieces: int | None = None
+    """Where there is a number, the hash is that of the hashes of pieces of so many bytes (see
+    `llmc.runtime.piece_hash`)."""
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        pieces = {} if self.pieces is None else {"pieces": self.pieces}
+        return {"bytes": self.bytes, "sha256": self.sha256, **pieces}
 
 
 @dataclass(frozen=True)
@@ -175,8 +183,8 @@ def seal(facts: Mapping[str, object], files: Mapping[str, FileRecord]) -> bytes:
         **facts,
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "min_reader": 1,
-        "files": {name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in files.items()},
+        "min_reader": 1 if all(record.pieces is None for record in files.values()) else 2,
+        "files": {name: record.to_json() for name, record in files.items()},
     }
     content.pop("digest", None)
     content["digest"] = hashlib.sha256(canonical(content)).hexdigest()
@@ -223,8 +231,9 @@ def _read_files(field: Field) -> dict[str, FileRecord]:
         if checked.casefold() in folded or checked.casefold() == MANIFEST:
             raise ArtifactRejected(f"{item.where}: two files differ only in case; build the artifact again")
         folded.add(checked.casefold())
-        record = item.members(("sha256", "bytes"))
-        files[checked] = FileRecord(record["sha256"].text(_SHA256), record["bytes"].integer(0, _MAX_INT))
+        record = item.members(("sha256", "bytes"), ("pieces",))
+        pieces = record["pieces"].integer(1 << 20, 1 << 30) if "pieces" in record else None
+        files[checked] = FileRecord(record["sha256"].text(_SHA256), record["bytes"].integer(0, _MAX_INT), pieces)
     if WEIGHTS not in files:
         raise ArtifactRejected(f"{field.where}: {WEIGHTS} is missing; build the artifact again")
     return files

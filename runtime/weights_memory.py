@@ -1,4 +1,4 @@
-"""The data of a weights file in memory, hashed on its way: several threads read, one hashes what has arrived.
+"""The data of a weights file in memory, hashed on its way: several threads read, others hash what has arrived.
 
 The file is read straight to where it stays, so that there is one copy of it (what the system caches of the file gives
 way when memory is short). Tensors keep their places, which are aligned in the file already. Where not even one copy
@@ -8,6 +8,7 @@ fits, the file is mapped instead: slower, since it then lies on small pages, but
 import hashlib
 import mmap
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmc.runtime.memory import Bytes, Region, available_bytes
+from llmc.runtime.piece_hash import joined, piece_threads
 
 _PIECE = 8 << 20
 _READERS = 4
@@ -32,12 +34,18 @@ class Loaded:
 
 
 def read_data(
-    descriptor: int, begin: int, size: int, before: bytes | None = None, available: int | None = None
+    descriptor: int,
+    begin: int,
+    size: int,
+    before: bytes | None = None,
+    available: int | None = None,
+    hashed_by: int | None = None,
 ) -> Loaded:
     """[size] the bytes of a file from `begin` on, in huge pages; hashed behind the bytes `before`, unless that is None.
 
-    `available` is the memory that may be used, as the system says when None. Raises OSError, also if the file is
-    shorter.
+    `available` is the memory that may be used, as the system says when None. `hashed_by` is the length of the pieces by
+    which the file is hashed (see `llmc.runtime.piece_hash`), None where it is hashed as a whole. Raises OSError, also
+    if the file is shorter.
     """
     available = available_bytes() if available is None else available
     pieces = [(at, min(at + _PIECE, size)) for at in range(0, size, _PIECE)]
@@ -53,7 +61,17 @@ def read_data(
         content = mmap.mmap(descriptor, begin + size, access=mmap.ACCESS_READ)
         data = np.frombuffer(content, np.uint8, size, begin)
     hashing = None
-    if before is not None:
+    if before is not None and hashed_by is not None:
+        ends = [end for _, end in pieces]
+        begins = range(0, begin + size, hashed_by)
+        hashers = ThreadPoolExecutor(piece_threads(len(begins)))
+        digests = [
+            hashers.submit(_hash_piece, before, data, ends, reading, at, min(at + hashed_by, begin + size))
+            for at in begins
+        ]
+        hashing = hashers.submit(lambda: joined(digest.result() for digest in digests))
+        hashers.shutdown(wait=False)
+    elif before is not None:
         hasher = ThreadPoolExecutor(1)
         hashing = hasher.submit(_hash, before, data, [end for _, end in pieces], reading)
         hasher.shutdown(wait=False)
@@ -68,6 +86,19 @@ def _read_piece(descriptor: int, begin: int, data: Bytes, at: int, end: int) -> 
         if count == 0:
             raise OSError(f"ends at byte {begin + at}, expected more")
         at += count
+
+
+def _hash_piece(
+    before: bytes, data: Bytes, ends: Sequence[int], reading: "Sequence[Future[None]]", begin: int, end: int
+) -> bytes:
+    """Hash the bytes of a file from `begin` to `end`, once they have arrived: `before`, which `data` follows."""
+    first, last = max(begin - len(before), 0), max(end - len(before), 0)
+    for place in range(bisect_right(ends, first), bisect_left(ends, last) + 1) if last else ():
+        if reading:
+            reading[place].result()
+    digest = hashlib.sha256(before[begin:end])
+    digest.update(data[first:last].data)
+    return digest.digest()
 
 
 def _hash(before: bytes, data: Bytes, ends: Sequence[int], reading: "Sequence[Future[None]]") -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_the_safetensors_package_reads_the_weights(tmp_path: Path) -> None:
 def test_the_manifest_has_every_fact_typed(tmp_path: Path) -> None:
     path = small_artifact.write(tmp_path / "a.llmc")
     manifest = Artifact.open(path).manifest
-    assert manifest.format_version == manifest.min_reader == 1
+    assert manifest.format_version == manifest.min_reader == 2
     assert manifest.llmc_version == "0.1.0"
     assert manifest.source == Source("gguf", "tiny.gguf", "ab" * 32)
     assert manifest.model == ModelFacts(50, 64, (2,), 1)
@@ -101,6 +102,27 @@ def test_weights_without_tensors_are_legal(tmp_path: Path) -> None:
         writer.add_bytes("program/graph.json", b"{}")
         writer.publish(small_artifact.FACTS)
     assert Artifact.open(tmp_path / "a.llmc").weights() == {}
+
+
+def test_weights_that_were_hashed_as_a_whole_are_read(tmp_path: Path) -> None:
+    """As the first version of the format had it."""
+    path = small_artifact.write(tmp_path / "a.llmc")
+
+    def former(manifest: dict[str, Any]) -> None:
+        content = (path / "weights.safetensors").read_bytes()
+        manifest["files"]["weights.safetensors"] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+        }
+        manifest.update(format_version=1, min_reader=1)
+
+    small_artifact.reseal(path, former)
+    Artifact.open(path).load_weights().check()
+    flip(path / "weights.safetensors", -1)
+    with pytest.raises(ArtifactRejected, match=r"weights\.safetensors: damaged or altered"):
+        Artifact.open(path)
+    with pytest.raises(ArtifactRejected, match=r"weights\.safetensors: damaged or altered"):
+        Artifact.open(path, verify="fast").load_weights().check()
 
 
 def test_fast_checking_skips_only_the_hash_of_the_weights(tmp_path: Path) -> None:

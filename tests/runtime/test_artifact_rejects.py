@@ -110,8 +110,9 @@ def test_what_is_not_a_directory_or_not_an_artifact_is_refused(tmp_path: Path) -
     ("change", "message"),
     [
         (edit("format", value="pt2"), "format: expected 'llmc', found 'pt2'"),
-        (edit("min_reader", value=2), "needs a reader of version 2, this llmc has 1; update llmc"),
-        (edit("format_version", value=2), "format_version 2 with min_reader 1 is not a version"),
+        (edit("min_reader", value=3), "needs a reader of version 3, this llmc has 2; update llmc"),
+        (edit("format_version", value=3), "format_version 3 with min_reader 2 is not a version"),
+        (edit("files", WEIGHTS, "pieces", value=0), "pieces: expected an integer from 1048576"),
         (edit("format_version", value="1"), "expected an integer from 1"),
         (edit("surprise", value=1), "'surprise' is unknown to this llmc"),
         (lambda manifest: manifest.pop("kv"), "'kv' is missing"),

@@ -17,6 +17,7 @@ from llmc.runtime.generate import logits_of, run_step
 from llmc.runtime.kv_cache import BlockPool, BlockTable
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.memory import HUGE_PAGE, Region, address, available_bytes
+from llmc.runtime.piece_hash import PieceHash, hash_file
 from llmc.runtime.program import Batch
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
@@ -198,6 +199,17 @@ def test_data_of_a_file_is_read_and_hashed_or_mapped_where_memory_is_short(
         assert loaded.data.tobytes() == content[64:]
         assert loaded.hashing is not None
         assert loaded.hashing.result() == hashlib.sha256(content).hexdigest()
+        for begin, pieces in ((64, 1 << 20), (64, 50), (64, 64), (64, 1000), (7, 16 << 20)):
+            if size // pieces > 1000:
+                continue
+            by_pieces = read_data(file.fileno(), begin, 64 + size - begin, content[:begin], available, pieces).hashing
+            digests = [hashlib.sha256(content[at : at + pieces]).digest() for at in range(0, len(content), pieces)]
+            expected = hashlib.sha256(b"".join(digests)).hexdigest()
+            whole = PieceHash(pieces)
+            for at in range(0, len(content), 999_999):
+                whole.update(content[at : at + 999_999])
+            assert by_pieces is not None and by_pieces.result() == expected
+            assert hash_file(file.fileno(), len(content), pieces) == whole.hexdigest() == expected
         if available is None:
             with pytest.raises(OSError, match="expected more"):
                 read_data(file.fileno(), 64, size + 1)

@@ -69,7 +69,12 @@ def reseal(path: Path, change: Change = lambda manifest: None) -> None:
     for name in list(manifest["files"]):
         if (path / name).is_file():
             content = (path / name).read_bytes()
-            manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            pieces = manifest["files"][name].get("pieces")
+            told = {"bytes": len(content), **({"pieces": pieces} if pieces else {})}
+            if pieces:  # their hashes are hashed
+                parts = [content[begin : begin + pieces] for begin in range(0, len(content), pieces)]
+                content = b"".join(hashlib.sha256(part).digest() for part in parts)
+            manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), **told}
     change(manifest)
     manifest.pop("digest", None)
     content = canonical(manifest)
