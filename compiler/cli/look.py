@@ -169,6 +169,8 @@ def _gpu_program(
 
     roles = artifact.manifest.programs.get("cuda", {})
     name = roles.get(f"{target}.explanation")
+    if name is None and target in roles:
+        raise BadOption(f"target: {artifact.root} says nothing of its program for {target}; build it again")
     if name is None:
         cpu = ["cpu"] if "cpu" in artifact.manifest.programs else []
         held = ", ".join([*cpu, *(role for role in roles if "." not in role)]) or "no target"

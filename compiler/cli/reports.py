@@ -53,8 +53,9 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
     layers = _section(manifest, "kv").get("layers")
     if isinstance(layers, Sequence):
         yield from (f"kv        {line}" for line in _cache_lines(layers))
-    for name in _section(manifest, "programs"):
-        yield f"program   {name}"
+    for name, roles in _section(manifest, "programs").items():
+        targets = [role for role in roles if "." not in role] if name == "cuda" and isinstance(roles, Mapping) else []
+        yield " for ".join([f"program   {name}", *([", ".join(targets)] if targets else [])])
     report = _section(manifest, "report")
     yield from (f"          {line}" for line in program_lines(_section(report, "program")))
     yield from (f"          {line}" for line in gpu_lines(_section(report, "gpu")))
