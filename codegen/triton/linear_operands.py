@@ -75,7 +75,7 @@ class Weights:
         self.padded = padded_rows(n)
         data = form.element
         self.library = "plain_weights" if plain else "weights"
-        kinds = {"data": data, "quants": data, "scales": form.scale_words, "mins": "*i32", "zeros": "*i16"}
+        kinds = {"data": data, "quants": data, "scales": form.scale_words, "mins": "*i32", "zeros": "*i32"}
         if form.name == "fp8":
             kinds["scales"] = "*fp32"
         roles = {"data": "weight", "quants": "weight"}
@@ -109,18 +109,29 @@ class Weights:
         if tile.batch > 1:
             terms.insert(1, f"(unit * {self._step * tile.joined}){tile.unit()}")
         self.kernel.add(f"w_{s} = {base} + ({' + '.join(terms)})")
-        for part in ("scales", "zeros", "mins"):
-            if part not in self.names or not form.strips:
-                continue
-            if tile.joined > 1:
-                terms = [f"{row}{tile.row()}", f"(tl.arange(0, {tile.joined}) * {self.padded}){tile.last}"]
-                if tile.batch > 1:
-                    terms.insert(0, f"(unit * {tile.joined * self.padded}){tile.unit()}")
-            else:
-                terms = [f"unit{tile.unit(2)} * {self.padded}"] if tile.batch > 1 else []
-                terms.append(row + tile.row(2))
-            each = f" * {form.words}" if form.words > 1 else ""
-            self.kernel.add(f"{part}_{s} = {self.names[part]} + ({' + '.join(terms)}){each}")
+        if not form.strips:
+            return
+        for part in ("scales", "mins"):
+            if part in self.names:
+                each = f" * {form.words}" if form.words > 1 else ""
+                self.kernel.add(f"{part}_{s} = {self.names[part]} + ({self._of_groups(row, self.padded)}){each}")
+        if "zeros" in self.names:  # loads in the background are of four bytes at least: two rows have a word
+            self.kernel.add(
+                f"zeros_{s} = {self.names['zeros']} + ({self._of_groups(f'({row} // 2)', self.padded // 2)})"
+            )
+            self.kernel.add(f"half_{s} = ({row} % 2 * 16){tile.row(3 if tile.joined > 1 else 2)}")
+
+    def _of_groups(self, row: str, rows: int) -> str:
+        """The offsets of what rows have for each unit, in tables of so many rows."""
+        tile = self.tile
+        if tile.joined > 1:
+            terms = [f"{row}{tile.row()}", f"(tl.arange(0, {tile.joined}) * {rows}){tile.last}"]
+            if tile.batch > 1:
+                terms.insert(0, f"(unit * {tile.joined * rows}){tile.unit()}")
+        else:
+            terms = [f"unit{tile.unit(2)} * {rows}"] if tile.batch > 1 else []
+            terms.append(row + tile.row(2))
+        return " + ".join(terms)
 
     def prefetch(self, first: str, rows: int = 0, splits: int = 1) -> None:
         """Add the line that asks for the first weights of the program's rows: they come into the second cache while
@@ -203,9 +214,13 @@ class Weights:
     def words(self, at: str, known: str) -> dict[str, list[str]]:
         """Expressions for the words that hold the scales, zeros and minima of units, by part."""
         mask = f", mask={known}, other=0" if known else ""
-        parts = [part for part in ("scales", "zeros", "mins") if part in self.names]
+        s, parts = self.number, [part for part in ("scales", "mins") if part in self.names]
         starts = [f"{at} * {self.padded * self.form.words}{f' + {i}' if i else ''}" for i in range(self.form.words)]
-        return {part: [f"tl.load({part}_{self.number} + ({start}){mask})" for start in starts] for part in parts}
+        found: dict[str, list[str]]
+        found = {part: [f"tl.load({part}_{s} + ({start}){mask})" for start in starts] for part in parts}
+        if "zeros" in self.names:
+            found["zeros"] = [f"(tl.load(zeros_{s} + ({at} * {self.padded // 2}){mask}) >> half_{s})"]
+        return found
 
     def side_by_side(self, known: str) -> str:
         """An expression for the scales of a unit's eight groups, [units, rows, groups]: 16 bytes that lie together.
@@ -234,7 +249,7 @@ class Weights:
         zeros = [f"tl.full(({shape}), -128.0, tl.bfloat16)"] * 2
         if "zeros" in words:
             zero = self.kernel.call("weights", "shifted_zero")
-            add(f"{pad}packed = {words['zeros'][0]}.to(tl.int32)")
+            add(f"{pad}packed = {words['zeros'][0]}")
             texts = (f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)")
             zeros = [self._wide(f"{text}{spread}", form.group // 2) for text in texts]
         unpack = self.kernel.call(self.library, "nibbles_as_integers")

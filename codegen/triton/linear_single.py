@@ -15,7 +15,7 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, KernelText
 from llmc.codegen.triton.linear_epilogue import Sums, finish, store_sums
 from llmc.codegen.triton.linear_formats import Form
-from llmc.codegen.triton.linear_gemv import describe, wait
+from llmc.codegen.triton.linear_gemv import LANES, describe, wait
 from llmc.codegen.triton.linear_operands import Tile, Weights
 from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_source import At, Source
@@ -143,7 +143,7 @@ class SingleRow:
             kernel.add(f"{pad}factors = {self._side_by_side(self.weights.halves(words['scales'], pad))}")
         if "zeros" in words:
             zero = kernel.call("weights", "zero_above_128")
-            kernel.add(f"{pad}packed = {words['zeros'][0]}.to(tl.int32)")
+            kernel.add(f"{pad}packed = {words['zeros'][0]}")
             texts = [f"{zero}(packed & 255)", f"{zero}((packed >> 8) & 255)"]
             kernel.add(f"{pad}total += factors * (products - inputs_of_groups * {self._side_by_side(texts)})")
             return
@@ -189,7 +189,7 @@ def emit_single(
         source.read(kernel, "x", at, "", pad)
         if source.squares:
             kernel.add(f"{pad}squares += x * x")
-            source.weigh(kernel, "x", at, pad)
+            source.weigh(kernel, "x", at, pad, few=tiling.batch * row.width < 2 * LANES * tiling.warps)
 
     row.multiply(read)
     if source.squares:

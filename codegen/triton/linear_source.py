@@ -82,13 +82,25 @@ class Source:
         weight = self.value.inputs[1] if isinstance(self.value, RowOp) else None
         return isinstance(weight, View) and weight.buffer.dtype == "bf16" and not self._offset
 
-    def weigh(self, kernel: KernelText, name: str, at: At, pad: str = "", *, narrow: bool = False) -> None:
-        """Add the line that multiplies `name` by the norm's weight, if it has one; narrow: as bfloat16."""
+    def weigh(
+        self, kernel: KernelText, name: str, at: At, pad: str = "", *, narrow: bool = False, few: bool = False
+    ) -> None:
+        """Add the line that multiplies `name` by the norm's weight, if it has one.
+
+        narrow: as bfloat16. few: whether there are fewer than two columns for each thread, so that a weight of
+        bfloat16 is read by words of two: loads in the background are of four bytes at least.
+        """
         assert isinstance(self.value, RowOp), "norms are operations"
         weight = self.value.inputs[1]
-        if isinstance(weight, View):
-            text = self._weight(kernel, weight, at)
-            kernel.add(f"{pad}{name} *= {text.removesuffix('.to(tl.float32)') if narrow else text}")
+        if not isinstance(weight, View):
+            return
+        text = self._weight(kernel, weight, at)
+        if few and self.narrow_weight and self.k % 2 == 0 and weight.is_contiguous and weight.offset == 0:
+            words = f"{kernel.pointer(weight.buffer, 'norm_weight')}.to(tl.pointer_type(tl.int32))"
+            mask = f", mask={at.known}, other=0" if at.known else ""
+            word = f"tl.load({words} + {at.column} // 2{mask}) >> ({at.column} % 2 * 16)"
+            text = f"({word}).to(tl.int16).to(tl.bfloat16, bitcast=True).to(tl.float32)"
+        kernel.add(f"{pad}{name} *= {text.removesuffix('.to(tl.float32)') if narrow else text}")
 
     def scale(self, squares: str) -> str:
         """The scale of a row, of its sum of squares."""

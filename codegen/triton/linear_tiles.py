@@ -14,7 +14,7 @@ from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, KernelText, rows_of
 from llmc.codegen.triton.linear_epilogue import Sums, finish, store_sums
 from llmc.codegen.triton.linear_formats import Form
-from llmc.codegen.triton.linear_gemv import describe, wait
+from llmc.codegen.triton.linear_gemv import LANES, describe, wait
 from llmc.codegen.triton.linear_operands import Tile, Weights
 from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_source import At, Source
@@ -173,7 +173,7 @@ class _Tiles:
         return ", ".join(map(str, sizes))
 
     def _loop(self, pad: str, mine: bool) -> None:
-        kernel, tile, form = self.kernel, self.tile, self.form
+        kernel, tile, form, tiling = self.kernel, self.tile, self.form, self.tiling
         known = ""
         if self.ragged and tile.joined > 1:
             known = "u"
@@ -205,7 +205,8 @@ class _Tiles:
                 if narrow:
                     kernel.add(f"{pad}x = x.to(tl.bfloat16)")  # pairs are multiplied at once
                 if mine:
-                    self.source.weigh(kernel, "x", at, pad, narrow=narrow)
+                    few = piece.columns * self.step < 2 * LANES * tiling.warps
+                    self.source.weigh(kernel, "x", at, pad, narrow=narrow, few=few)
                 if form.multiplied != "float32" and not narrow:
                     kernel.add(f"{pad}x = x.to(tl.{form.multiplied})")
             for weights in self.weights:

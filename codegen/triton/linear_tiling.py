@@ -173,7 +173,7 @@ def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTil
     runs = -(-units // joined(form))
     run = joined(form) * form.unit
     part = run * rows * form.bits // 8  # of a tile, for each run in a batch
-    shared = part + run * 6 + rows * COLUMNS * 4  # also the row and a norm's weight, scales and zeros
+    shared = part + run * (8 if form.bits == 6 else 6) + rows * COLUMNS * 4  # also the row and a norm's weight, scales and zeros
     all_room = SHARED.get(target.level, 64 << 10)
     wide = programs < 2 and runs >= 4 * WARPS and 2 * WARPS * (shared + run * COLUMNS * 2) <= all_room
     warps = 2 * WARPS if wide else WARPS

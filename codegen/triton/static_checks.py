@@ -226,6 +226,8 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
         yield f"{wide / total:.0%} of the weights that the inner loop reads come in loads of 16 bytes"
     if traits.weight_bits < 16 and (conversions := counts["I2F"] + counts["I2FP"]):
         yield f"{conversions} conversions from integers in the inner loop"
+    if traits.round_bytes and counts["LDGSTS"] and counts["LDG"]:
+        yield f"{counts['LDG']} loads in the inner loop are not under way while the rounds before them are computed"
     if traits.hurried and a_weight > (budget := time_for(traits.weight_bits, level)):
         yield f"{a_weight:.2f} instructions a weight of {traits.weight_bits:g} bits, there is time for {budget:.2f}"
     if in_flight < NEEDED_IN_FLIGHT[level]:
