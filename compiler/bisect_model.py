@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from llmc.bisect import first_bad_rewrite
 from llmc.compare import Expected, graph_logits, source_module
+from llmc.frontend.lengths import SHORTEST
 from llmc.frontend.read import read
 from llmc.ir.model import Model
 from llmc.ir.pass_manager import Pass, Progress, run_passes
@@ -89,4 +90,12 @@ def _copy(model: Model) -> Model:
 def _expected(model: str, compiled: Model) -> Expected:
     """What the source of `model` computes, in the dtype of the graph's logits."""
     logits = compiled.graph.output_node().all_input_nodes[0].meta["val"]
-    return Expected.of(partial(source_module, model), logits.dtype, int(logits.shape[-1]))
+    limit, shortest = compiled.info.get("max_positions"), compiled.info.get(SHORTEST, 1)
+    assert isinstance(shortest, int), "the reader says a number"
+    return Expected.of(
+        partial(source_module, model),
+        logits.dtype,
+        int(logits.shape[-1]),
+        limit if isinstance(limit, int) else None,
+        shortest,
+    )

@@ -97,10 +97,16 @@ class Expected:
         dtype: torch.dtype,
         vocab_size: int,
         max_context: int | None = None,
+        shortest: int = 1,
     ) -> "Expected":
-        """Run the module that `source` builds, in float64 and in `dtype`, one after the other."""
+        """Run the module that `source` builds, in float64 and in `dtype`, one after the other.
+
+        Each sequence is the beginning of one of `shortest` tokens at least: the source may compute shorter ones
+        otherwise, as rotary embeddings do that are scaled by the length.
+        """
         inputs = tuple(_inputs(vocab_size, max_context))
-        return cls(inputs, _logits(source(torch.float64), inputs), _logits(source(dtype), inputs), dtype)
+        true, eager = (_logits(source(kind), inputs, shortest) for kind in (torch.float64, dtype))
+        return cls(inputs, true, eager, dtype)
 
     def compare(self, compiled: Callable[[Tensor], Tensor]) -> Comparison:
         """Judge `compiled`, which maps token ids [1, S] to logits [1, S, V]."""
@@ -134,7 +140,10 @@ def compare_artifact(
     stored = manifest.kv[0].dtype if manifest.kv else "float32"
     dtype = torch.float32 if stored in ROUNDED_CACHES else DTYPES[stored]
     source = partial(source_module, model)
-    expected = Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context)
+    lengths = manifest.report.get("lengths")
+    shortest = lengths.get("shortest", 1) if isinstance(lengths, dict) else 1
+    assert isinstance(shortest, int), "builds write a number"
+    expected = Expected.of(source, dtype, manifest.model.vocab_size, manifest.ranges.context, shortest)
     found = expected.compare(load(directory, program=program, trust=trust))
     if any(name.endswith(("_quants", "_scales")) for name in artifact.weights_header.tensors):
         how = str(manifest.options.get("quantize") or "keep").partition(":")[0]
@@ -217,8 +226,13 @@ def _inputs(vocab_size: int, max_context: int | None) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _logits(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([module(tokens, use_cache=False).logits[0].double() for tokens in inputs])
+def _logits(module: nn.Module, inputs: Sequence[Tensor], shortest: int) -> Tensor:
+    logits = []
+    for tokens in inputs:
+        length = tokens.shape[1]
+        whole = nn.functional.pad(tokens, (0, max(0, shortest - length)))
+        logits.append(module(whole, use_cache=False).logits[0, :length].double())
+    return torch.cat(logits)
 
 
 def _rms(x: Tensor) -> float:

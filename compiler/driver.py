@@ -14,9 +14,10 @@ from llmc.codegen import reference
 from llmc.codegen.triton.compile import check_triton
 from llmc.compiled_model import CompiledModel
 from llmc.errors import BadOption
+from llmc.frontend.lengths import CONDITIONS, SHORTEST, shorter_as_way_out
 from llmc.frontend.read import Read, read
 from llmc.gpu import GpuPrograms, emit_gpu, on_this_machine
-from llmc.ir.model import Model
+from llmc.ir.model import UNLIMITED_CONTEXT, Model
 from llmc.ir.pass_manager import Pass, Report, run_passes
 from llmc.loading import load
 from llmc.native import NativeProgram, emit_native, native_compiler
@@ -32,8 +33,6 @@ from llmc.runtime.tokenizer import Tokenizer
 Progress = Callable[[str, float | None, dict[str, object]], None]
 """Told that a phase begins (seconds None), and that it ended after so many seconds with these facts."""
 
-UNLIMITED_CONTEXT = 1 << 20
-"""Longest sequence served, in tokens, where the model itself names no limit."""
 STEP_TOKENS, SEQUENCES = 8192, 256
 """Tokens and sequences in one step at most."""
 
@@ -104,18 +103,19 @@ def compile(
     began = time.perf_counter()
     if progress is not None:
         progress("read", None, {})
-    source = read(model, getattr(torch, options.dtype) if options.dtype else None)
+    source = read(model, getattr(torch, options.dtype) if options.dtype else None, options.max_context)
     if progress is not None:
         nodes = sum(1 for _ in source.model.calls())
         progress("read", time.perf_counter() - began, {"nodes": nodes, "weights": len(source.model.weights)})
-    report = run_passes(
-        source.model,
-        _phases(source, options, packed=compiler is not None or bool(options.gpus)),
-        dump=options.dump,
-        stop_after=options.stop_after,
-        prove=options.prove,
-        progress=progress,
-    )
+    with shorter_as_way_out(source.model):
+        report = run_passes(
+            source.model,
+            _phases(source, options, packed=compiler is not None or bool(options.gpus)),
+            dump=options.dump,
+            stop_after=options.stop_after,
+            prove=options.prove,
+            progress=progress,
+        )
     native = None
     caches = reference.cache_specs(source.model)
     if compiler is not None:
@@ -217,6 +217,7 @@ def _report(model: Model, report: Report) -> dict[str, object]:
         "refused": everything["refused"],
         "ops": dict(sorted(counts.items())),
         "masks": _masks(model),
+        "lengths": {name: model.info[name] for name in (SHORTEST, CONDITIONS) if name in model.info},
     }
 
 

@@ -100,7 +100,7 @@ def _facts(build: Build, programs: dict[str, dict[str, str]]) -> dict[str, objec
             {"number": done["number"], "rule": done["rule"], "origin": done["origin"], "error": done["error"]}
             for done in _records(report["rewrites"])
         ],
-        "report": {name: report[name] for name in ("refused", "ops", "masks", "program", "gpu")},
+        "report": {name: report[name] for name in ("refused", "ops", "masks", "lengths", "program", "gpu")},
     }
 
 

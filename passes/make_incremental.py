@@ -27,6 +27,7 @@ from llmc.ir.model import STEP_INPUTS, Model, Origin
 from llmc.ir.prove import Disproved
 from llmc.ir.prove_steps import prove_steps
 from llmc.ir.rewrite import Rewriter
+from llmc.passes.table_rows import check_rows
 
 aten = torch.ops.aten
 
@@ -133,6 +134,8 @@ def _read_positions(model: Model, positions: fx.Node) -> None:
         feeds = [user for user in node.users if _position_axis(coordinates.of(user) if _tensor(user) else None) is None]
         if not feeds or all(user.target is MASKED for user in feeds):
             continue
+        for user in feeds:
+            check_rows(model, user, node, value)
         with model.graph.inserting_before(node):
             replacement = _emit(model.graph, value, positions, node, axis)
         for user in feeds:
@@ -151,6 +154,7 @@ def _read_tables(model: Model, positions: fx.Node) -> None:
             continue
         if not isinstance(taken[dim], torch.SymInt) or taken[dim].node.expr != length.node.expr:
             continue
+        model.limit(held[dim])
         with model.graph.inserting_before(node):
             if dim == 0 and len(held) == 2:
                 rows = model.graph.call_function(aten.embedding.default, (base, positions))

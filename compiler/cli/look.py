@@ -56,6 +56,7 @@ def explain(
     from llmc.cli import kernels
     from llmc.cli import output as out
     from llmc.cli.explanation import explain as explain_manifest
+    from llmc.cli.reports import length_lines
     from llmc.runtime.artifact import Artifact
 
     artifact = Artifact.open(directory, verify="fast")
@@ -79,6 +80,9 @@ def explain(
         out.print_json({"artifact": str(directory), "op": op, **found.to_json(), "program": plain, **tables})
         return
     out.print_lines(found.lines())
+    report = artifact.manifest.report.get("lengths")
+    if op is None and isinstance(report, dict):
+        out.print_lines(length_lines(report))
     if program is None or not shown:
         return
     out.print_lines(kernels.heading(program))

@@ -16,6 +16,7 @@ def build_summary(directory: str, report: Mapping[str, object], written: int, se
     yield f"{directory}: {size(written)} in {duration(seconds)}; {rewrites} rewrites, {refused} near misses"
     yield from program_lines(_section(report, "program"))
     yield from gpu_lines(_section(report, "gpu"))
+    yield from length_lines(_section(report, "lengths"))
     yield f"run it:     llmc run {directory} 'Once upon a time'"
     yield f"look at it: llmc explain {directory}"
 
@@ -42,6 +43,17 @@ def gpu_lines(programs: Mapping[str, object]) -> Iterator[str]:
             yield f"{level}: {facts.get('regions')} regions, {facts.get('kernels')} kernels"
 
 
+def length_lines(lengths: Mapping[str, object]) -> Iterator[str]:
+    """For which lengths of a sequence a model was compiled, where its own code tells them apart."""
+    conditions, shortest = lengths.get("conditions"), lengths.get("shortest")
+    if not isinstance(conditions, Sequence):
+        return
+    yield f"compiled for sequences where {' and '.join(str(condition) for condition in conditions)}"
+    if isinstance(shortest, int):
+        yield f"  one of fewer than {shortest} tokens is computed as the beginning of a longer one, which the model"
+        yield f"  itself does otherwise; --max-context {shortest - 1} compiles for those alone"
+
+
 def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator[str]:
     """An artifact's manifest for people, section by section."""
     source = _section(manifest, "source")
@@ -59,6 +71,7 @@ def manifest_summary(directory: str, manifest: Mapping[str, object]) -> Iterator
     report = _section(manifest, "report")
     yield from (f"          {line}" for line in program_lines(_section(report, "program")))
     yield from (f"          {line}" for line in gpu_lines(_section(report, "gpu")))
+    yield from (f"          {line}" for line in length_lines(_section(report, "lengths")))
     passes = manifest.get("passes")
     for record in passes if isinstance(passes, Sequence) else ():
         yield f"pass      {record.get('name')}: {record.get('changes')} changes"

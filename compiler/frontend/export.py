@@ -4,10 +4,12 @@ The trace holds one sequence, tokens [1, S] with S dynamic: a packed step later 
 all its tokens, so the batch dimension of the source never needs a symbol. Weights and buffers become placeholders.
 """
 
+import contextlib
 import keyword
 import operator
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,11 @@ import torch
 from torch import fx, nn
 
 from llmc.errors import UnsupportedModel
-from llmc.frontend.places import raised_at, specialized_lengths
+from llmc.frontend.lengths import EXAMPLE_LENGTH, AnswersFromLength, Condition, guards
+from llmc.frontend.places import located_guards, raised_at, specialized_lengths
 from llmc.ir.model import Model, Origin
 from llmc.ir.verify import FUNCTIONS
 from llmc.ir.weights import Weight
-
-EXAMPLE_LENGTH = 11
-"""Tokens in the traced example: a size that no model dimension is likely to share."""
 
 _KEPT = (
     "linear", "matmul", "scaled_dot_product_attention", "layer_norm", "rms_norm", "softmax", "log_softmax", "dropout",
@@ -61,15 +61,23 @@ class _Strip:
 class LogitsOf(nn.Module):
     """Wraps a module so that it maps token ids [1, S] to logits [1, S, V], whatever it returns."""
 
-    def __init__(self, module: nn.Module, **fixed: object) -> None:
-        """Keep `module`, and the keyword arguments to pass it beside the tokens."""
+    def __init__(self, module: nn.Module, answered_at: int = EXAMPLE_LENGTH, **fixed: object) -> None:
+        """Keep `module`, and the keyword arguments to pass it beside the tokens.
+
+        Where a trace meets a branch on the number of tokens, it goes the way of `answered_at` tokens.
+        """
         super().__init__()
         self.module = module
+        self.answered_at = answered_at
         self.fixed = fixed
+        self.conditions: list[Condition] = []
+        """What the last trace took for granted of the number of tokens."""
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits of `tokens`."""
-        result = self.module(tokens, **self.fixed)
+        with AnswersFromLength(tokens.shape[1], self.answered_at, self.module) as answers:
+            result = self.module(tokens, **self.fixed)
+        self.conditions[:] = answers.conditions
         logits = getattr(result, "logits", None)
         if isinstance(logits, torch.Tensor):
             return logits
@@ -106,16 +114,18 @@ def _polar(radius: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     return _complex(radius * torch.cos(angle), radius * torch.sin(angle))
 
 
-def export(module: nn.Module) -> torch.export.ExportedProgram:
+def export(module: nn.Module, length: int = EXAMPLE_LENGTH) -> torch.export.ExportedProgram:
     """Export `module` (tokens [1, S] -> logits [1, S, V]) with S dynamic, functional, in ATen ops.
+
+    Where the module's code asks for the number S itself, it is `length`. The module is left as it was.
 
     Raises:
         UnsupportedModel: torch.export cannot trace it with a dynamic length; the message carries the reason.
     """
-    tokens = torch.arange(3, 3 + EXAMPLE_LENGTH)[None]
+    tokens = torch.zeros(1, max(length, 2), dtype=torch.int64)  # torch.export takes a size of one for a constant
     places: list[str] = []
     try:
-        with torch.no_grad(), specialized_lengths(module) as places:
+        with torch.no_grad(), _left_as_it_was(module), located_guards(module), specialized_lengths(module) as places:
             program: torch.export.ExportedProgram = torch.export.export(
                 module, (tokens,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},), strict=False
             )
@@ -140,6 +150,38 @@ def export(module: nn.Module) -> torch.export.ExportedProgram:
             f"{name} cannot be traced with a dynamic length: {type(error).__name__}: {reason}; "
             "expected a module whose forward has no control flow that depends on token values"
         ) from error
+
+
+@contextlib.contextmanager
+def _left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """What a forward pass keeps in attributes belongs to its trace, and no later one can use it."""
+    before = [
+        (part, dict(vars(part)), dict(part._buffers), dict(part._parameters), set(part._non_persistent_buffers_set))
+        for part in module.modules()
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The tensor attributes? ")  # torch says that they were assigned
+            yield
+    finally:
+        for part, attributes, buffers, parameters, unsaved in before:
+            vars(part).clear()
+            vars(part).update(attributes)
+            for held, was in ((part._buffers, buffers), (part._parameters, parameters)):
+                held.clear()
+                held.update(was)  # type: ignore[arg-type]
+            part._non_persistent_buffers_set.clear()
+            part._non_persistent_buffers_set.update(unsaved)
+
+
+def traced(module: LogitsOf, bind: Binder, example: int = EXAMPLE_LENGTH) -> tuple[Model, list[Condition]]:
+    """The model of `module` traced on an example of some length, and what that takes for granted of the length.
+
+    Raises:
+        UnsupportedModel: torch.export cannot trace it, or it is no function of tokens alone.
+    """
+    program = export(module, example)
+    return to_model(program, bind), [*module.conditions, *guards(program)]
 
 
 def _is_plain(module: fx.GraphModule, table: Mapping[object, object]) -> bool:
@@ -172,8 +214,8 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
     """
     short = _Strip(strip)
     signature = program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = ", ".join([*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()])
+    if signature.user_inputs_to_mutate:
+        changed = ", ".join(signature.user_inputs_to_mutate.values())
         raise UnsupportedModel(f"the forward pass changes {changed} in place; expected a pure function of the tokens")
     if len(signature.user_inputs) != 1:
         raise UnsupportedModel(f"the traced program takes {len(signature.user_inputs)} inputs; expected tokens alone")
@@ -209,7 +251,11 @@ def to_model(program: torch.export.ExportedProgram, bind: Binder, *, strip: str 
     module = fx.GraphModule(nn.Module(), graph)
     model = Model(module, weights)
     model.graph.eliminate_dead_code()
-    model.drop_unused_weights()
+    state = [name for name in map(short, signature.buffers_to_mutate.values()) if _identifier(name) in model.weights]
+    if state:
+        raise UnsupportedModel(
+            f"the forward pass reads {', '.join(state)}, which it changes in place; expected a function of the tokens"
+        )
     return model
 
 
@@ -239,7 +285,10 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
                     f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, "
                     "products, quotients, remainders, minima or maxima"
                 )
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.target is torch.ops.aten.copy.default:
+                copies[node] = _overwritten(node, graph, copies)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
             if node.target in _UNFILLED:
                 copies[node].target = _UNFILLED[node.target]
                 copies[node].kwargs = {key: item for key, item in node.kwargs.items() if key != "memory_format"}
@@ -248,6 +297,20 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
             raise UnsupportedModel(
                 f"the traced program holds a `{node.op}` node ({node.target}); expected operators only"
             )
+
+
+def _overwritten(node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any]) -> fx.Node:
+    """`copy(old, new)` without `old`, of which only shape and dtype matter: what is overwritten whole is no state."""
+    old, new = node.args[:2]
+    assert isinstance(old, fx.Node) and isinstance(new, fx.Node), "copy takes two tensors"
+    value = copies[new]
+    if new.meta["val"].dtype != old.meta["val"].dtype:
+        value = graph.call_function(torch.ops.aten._to_copy.default, (value,), {"dtype": old.meta["val"].dtype})
+        with old.meta["val"].fake_mode:
+            value.meta["val"] = new.meta["val"].to(old.meta["val"].dtype)
+        value.meta["origin"] = copies[new].meta["origin"]
+    sizes = [int(size) for size in old.meta["val"].shape]
+    return graph.call_function(torch.ops.aten.expand.default, (value, sizes))
 
 
 def _dissolve(

@@ -1,7 +1,8 @@
 """Hugging Face models to `Model`: a directory with its checkpoint, or a live module."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend import hf_attention, hf_experts
 from llmc.frontend.checkpoint import ModuleReader, SafetensorsReader
 from llmc.frontend.conversion import translated
-from llmc.frontend.export import Binder, LogitsOf, export, to_model
+from llmc.frontend.export import Binder, LogitsOf, traced
 from llmc.frontend.hf_build import build
+from llmc.frontend.lengths import Condition, traced_for
 from llmc.ir.model import Model
 from llmc.ir.weights import Constant, Expr, Reader, Source, Weight
 
 
-def from_module(module: nn.Module) -> Model:
+def from_module(module: nn.Module, *, context: int | None = None) -> Model:
     """Trace a live module (transformers causal LM, or any module `tokens [1, S] -> logits [1, S, V]`).
 
-    The module is left as it was. Its tensors are read, not copied, when the artifact is written.
+    The module is left as it was. Its tensors are read, not copied, when the artifact is written. `context` is the
+    longest sequence to serve; None is what the model was made for.
 
     Raises:
         UnsupportedModel: the module cannot be traced.
@@ -30,24 +33,28 @@ def from_module(module: nn.Module) -> Model:
     training = module.training
     module.eval()
     try:
-        model = _trace(module, bind)
+        return _trace(module, bind, getattr(module, "config", None), context)
     finally:
         module.train(training)
-    model.info.update(facts(getattr(module, "config", None)))
-    return model
 
 
-def from_config(config: Any, reader: Reader, *, dtype: torch.dtype) -> Model:  # noqa: ANN401 - transformers' config
+def from_config(
+    config: Any,  # noqa: ANN401 - transformers' config
+    reader: Reader,
+    *,
+    dtype: torch.dtype,
+    context: int | None = None,
+) -> Model:
     """Build the causal LM of `config` without memory for its parameters, trace it, and bind them to `reader`.
 
     Raises:
         BadInput: the checkpoint lacks a parameter, or one has another shape.
         UnsupportedModel: transformers knows no causal LM for the configuration, or it cannot be traced.
     """
-    return _from_checkpoint(build(config, dtype), reader)
+    return _from_checkpoint(build(config, dtype), reader, context)
 
 
-def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
+def from_directory(path: Path, *, dtype: torch.dtype | None = None, context: int | None = None) -> Model:
     """Read a Hugging Face directory: config.json and safetensors (one file or a sharded index).
 
     `dtype` is the type to compute in; by default the checkpoint's own. The checkpoint's tensors may be named, split and
@@ -72,7 +79,7 @@ def from_directory(path: Path, *, dtype: torch.dtype | None = None) -> Model:
         raise UnsupportedModel(f"{path}: its weights are quantized ({method}); expected float weights, or a .gguf file")
     reader = SafetensorsReader(path)
     module: Any = build(config, dtype or _config_dtype(config) or _stored_dtype(reader))
-    return _from_checkpoint(module, translated(reader, module))
+    return _from_checkpoint(module, translated(reader, module), context)
 
 
 def bind_to(module: nn.Module) -> Binder:
@@ -85,25 +92,42 @@ def bind_to(module: nn.Module) -> Binder:
     return bind
 
 
-def _from_checkpoint(module: nn.Module, reader: Reader) -> Model:
+def _from_checkpoint(module: nn.Module, reader: Reader, context: int | None) -> Model:
     def bind(name: str, tensor: torch.Tensor) -> Weight:
         return _bind(name, tensor, reader, module)
 
-    model = _trace(module, bind)
-    model.info.update(facts(module.config))
+    return _trace(module, bind, module.config, context)
+
+
+def _trace(
+    module: nn.Module,
+    bind: Callable[[str, torch.Tensor], Weight],
+    config: Any,  # noqa: ANN401 - transformers' config, or None
+    context: int | None,
+) -> Model:
+    """Trace `module` for sequences of `context` tokens, of as many as its configuration says when that is None."""
+    known = facts(config)
+    limit = known.get("max_positions")
+    limit = limit if isinstance(limit, int) else None
+    model = traced_for(partial(_traced, module, bind), asked=context, limit=limit)
+    model.info.update({**known, **model.info})
+    if limit is not None:
+        model.limit(limit)
     return model
 
 
-def _trace(module: nn.Module, bind: Callable[[str, torch.Tensor], Weight]) -> Model:
+def _traced(
+    module: nn.Module, bind: Callable[[str, torch.Tensor], Weight], length: int, example: int
+) -> tuple[Model, Sequence[Condition]]:
     if not _is_pretrained(module):
-        return to_model(export(LogitsOf(module)), bind)
+        return traced(LogitsOf(module, length), bind, example)
     hf_attention.register()
     hf_experts.register()
     refusals: list[UnsupportedModel] = []
     for implementation in (hf_attention.NAME, "eager"):
         with _implementations(module, implementation):
             try:
-                return to_model(export(LogitsOf(module, use_cache=False)), bind)
+                return traced(LogitsOf(module, length, use_cache=False), bind, example)
             except UnsupportedModel as error:
                 refusals.append(error)
     raise refusals[-1]

@@ -10,6 +10,7 @@ from typing import Any
 import sympy
 import torch
 from torch import nn
+from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__, "<")
@@ -37,6 +38,30 @@ def specialized_lengths(module: nn.Module) -> Iterator[list[str]]:
         yield places
     finally:
         ShapeEnv._set_replacement = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def located_guards(module: nn.Module) -> Iterator[None]:
+    """Within this, each guard of a trace of `module` is located by the module and its source line."""
+    original: Any = getattr(ShapeEnv, "_get_sloc", None)  # not public either: without it guards have no place
+    location: Any = getattr(symbolic_shapes, "SLoc", None)
+    if original is None or location is None:
+        yield
+        return
+
+    def located(environment: ShapeEnv, *args: object, **kwargs: object) -> object:
+        return location(_place(_frames_outward(sys._getframe(1)), module), None)
+
+    ShapeEnv._get_sloc = located  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ShapeEnv._get_sloc = original  # type: ignore[method-assign]
+
+
+def place_of_call(module: nn.Module) -> str:
+    """The place in the own code of `module` that the caller was called from; "" when it was not called from there."""
+    return _place(_frames_outward(sys._getframe(1)), module)
 
 
 def raised_at(error: BaseException, module: nn.Module) -> str:

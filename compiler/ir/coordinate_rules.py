@@ -20,6 +20,7 @@ from llmc.ir.coordinates import (
     as_predicate,
     choose,
     number,
+    sequence,
 )
 
 aten = torch.ops.aten
@@ -161,6 +162,34 @@ def _diff(context: Coordinates, node: fx.Node) -> At | None:
     return at
 
 
+def _extreme(last: bool) -> Rule:
+    """The largest (`last`) or smallest element over all dimensions, or over those given, of what is linear in them."""
+
+    def rule(context: Coordinates, node: fx.Node) -> At | None:
+        base = context.operand(node.args[0])
+        rank = len(base.shape)
+        dims = argument(node, 1, "dim")
+        reduced = set(range(rank)) if not dims else {dim_of(dim, rank) for dim in sequence(dims)}
+        probe = [sympy.Symbol(f"probe{dim}", integer=True, nonnegative=True) for dim in range(rank)]
+        value = as_number(base.at(tuple(probe)))
+        ends: dict[int, sympy.Expr] = {}
+        for dim in reduced:
+            slope = value.diff(probe[dim]) if value.is_polynomial(*probe) else sympy.nan
+            if not slope.is_Number or slope is sympy.nan:
+                return None
+            ends[dim] = base.shape[dim] - 1 if (slope > 0) == last else sympy.S.Zero
+        kept = rank == len(node.meta["val"].shape)
+
+        def at(index: Index) -> sympy.Basic:
+            rest = list(index)
+            place = [ends[d] if d in reduced else rest[d] if kept else rest.pop(0) for d in range(rank)]
+            return as_number(base.at(tuple(place)))
+
+        return at
+
+    return rule
+
+
 def _logical(function: Callable[..., sympy.Basic]) -> Rule:
     return _pointwise(lambda *values: function(*(as_predicate(value) for value in values)))
 
@@ -229,6 +258,10 @@ RULES: dict[object, Rule] = {
     aten.neg.default: _pointwise(_numbers(lambda a: -a)),
     aten.abs.default: _pointwise(_numbers(sympy.Abs)),
     aten.floor.default: _pointwise(_numbers(sympy.floor)),
+    aten.max.default: _extreme(last=True),
+    aten.min.default: _extreme(last=False),
+    aten.amax.default: _extreme(last=True),
+    aten.amin.default: _extreme(last=False),
     aten.minimum.default: _pointwise(_numbers(sympy.Min)),
     aten.maximum.default: _pointwise(_numbers(sympy.Max)),
     aten.clamp.default: _clamp,

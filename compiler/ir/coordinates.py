@@ -13,6 +13,7 @@ import torch
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from torch import fx
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from llmc.ir.mask import LENGTH
 from llmc.ir.model import Model
@@ -135,7 +136,8 @@ class Coordinates:
             value = value.meta["val"]
         if isinstance(value, torch.SymInt):
             expression = sympy.sympify(value.node.expr)
-            return expression.subs({symbol: LENGTH for symbol in expression.free_symbols})
+            known = {symbol for symbol in expression.free_symbols if not symbol_is_type(symbol, SymT.UNBACKED_INT)}
+            return expression.subs({symbol: LENGTH for symbol in known})
         return sympy.sympify(value)
 
     def shape(self, node: fx.Node) -> tuple[sympy.Expr, ...]:

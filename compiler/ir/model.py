@@ -15,6 +15,9 @@ from llmc.ir.weights import Weight
 STEP_INPUTS = ("tokens", "positions", "slots", "starts", "lengths", "blocks", "rows")
 """The inputs of a packed step that precede the caches, all int64; see `llmc.runtime.program.Batch`."""
 
+UNLIMITED_CONTEXT = 1 << 20
+"""Longest sequence served, in tokens, where the model itself names no limit."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -81,6 +84,11 @@ class Model:
             self.graph.erase_node(node)
             del self.weights[node.name]
         return len(unused)
+
+    def limit(self, tokens: int) -> None:
+        """Serve no sequence of more than `tokens` tokens: the model itself computes no longer ones."""
+        known = self.info.get("max_positions")
+        self.info["max_positions"] = min(tokens, known) if isinstance(known, int) else tokens
 
     def calls(self, *targets: object) -> Iterator[fx.Node]:
         """The calls of the given targets (of all, when none is given), in order; safe to rewrite while iterating."""

@@ -89,11 +89,17 @@ def sequences(vocab_size: int, seed: int = 1) -> list[list[int]]:
     return [torch.randint(4, vocab_size - 1, (length,), generator=generator).tolist() for length in lengths]
 
 
-def check(program: Program, module: nn.Module, vocab_size: int) -> list[Outcome]:
-    """Compare `program` with the whole forward pass of `module` in every way of feeding tokens."""
+def check(program: Program, module: nn.Module, vocab_size: int, shortest: int = 1) -> list[Outcome]:
+    """Compare `program` with the whole forward pass of `module` in every way of feeding tokens.
+
+    Each prompt begins a sequence of `shortest` tokens at least: `module` itself may compute shorter ones otherwise.
+    """
     prompts = sequences(vocab_size)
-    eager = [logits_of(module, prompt).double() for prompt in prompts]
-    true = [logits.double() for logits in true_logits_of(module, prompts)]
+    whole = [prompt + [0] * (shortest - len(prompt)) for prompt in prompts]
+    eager = [logits_of(module, tokens).double()[: len(prompt)] for tokens, prompt in zip(whole, prompts, strict=True)]
+    true = [
+        logits.double()[: len(prompt)] for logits, prompt in zip(true_logits_of(module, whole), prompts, strict=True)
+    ]
     outcomes = []
     for name, feed in CHECKS.items():
         have = feed(program, prompts)

@@ -127,7 +127,9 @@ def _judge_compiled(family: str, module: Any, start: float, prove: bool) -> Row:
     unfused = tuple(name for name in LEFTOVERS if name in by_name)
     program: Any = compiled.report["program"]
     native = float(program.get("native", 0.0))
-    outcomes = check(compiled.session.program, module, compiled.session.facts.vocab_size)
+    lengths: Any = compiled.report["lengths"]
+    vocabulary = compiled.session.facts.vocab_size
+    outcomes = check(compiled.session.program, module, vocabulary, lengths.get("shortest", 1))
     worst = max(outcome.ratio for outcome in outcomes)
     errors = {outcome.check: outcome.ratio for outcome in outcomes}
     if not all(outcome.passed for outcome in outcomes):

@@ -66,17 +66,29 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """By name: the family and the configuration fields to change."""
 
-DEPENDS_ON_LENGTH: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "llama, dynamic rope": ("llama", rope("dynamic", factor=4.0) | {"max_position_embeddings": 8}),
-    "phi3, longrope": (
-        "phi3",
-        rope("longrope", **_LONGROPE, original_max_position_embeddings=8) | {"original_max_position_embeddings": 8},
+
+def longrope(original: int) -> dict[str, Any]:
+    """Rotary parameters with one set of factors for up to `original` tokens, and another for more."""
+    return rope("longrope", **_LONGROPE, original_max_position_embeddings=original) | {
+        "original_max_position_embeddings": original
+    }
+
+
+DEPENDS_ON_LENGTH: Mapping[str, tuple[str, dict[str, Any], int]] = {
+    "llama, dynamic rope": ("llama", rope("dynamic", factor=4.0) | {"max_position_embeddings": 32}, 1),
+    "phi3, longrope beyond the original length": ("phi3", longrope(8), 9),
+    "phi3, longrope up to the original length": ("phi3", longrope(32) | {"max_position_embeddings": 32}, 1),
+    "phimoe, longrope beyond the original length": (
+        "phimoe",
+        rope("longrope", **_LONGROPE, original_max_position_embeddings=8, short_mscale=1.1, long_mscale=1.3),
+        9,
     ),
 }
-"""Rotary scalings whose angles depend on how long the whole sequence is.
+"""Rotary scalings whose angles depend on how long the whole sequence is: family, changes, and from which length on the
+model itself computes what the compiled one does.
 
-A cached key was rotated when the sequence was shorter, so no program with a cache gives the logits of the whole forward
-pass; llmc serves one of the two regimes or refuses, but it never mixes them.
+A cached key was rotated when the sequence was shorter, so a program with a cache has the angles of one regime for all
+lengths: those of the context that it serves.
 """
 
 RECURRENT = (
