@@ -21,12 +21,16 @@ if TYPE_CHECKING:  # a model that was loaded runs without torch
 class CompiledModel:
     """A compiled model. Its weights are read when it first runs or is saved, not before."""
 
-    def __init__(self, session: Callable[[], Session], report: dict[str, object], build: "Build | None") -> None:
+    def __init__(
+        self, session: Callable[[], Session], report: dict[str, object], build: "Build | None", passed_over: str = ""
+    ) -> None:
         """Callers use `llmc.compile` and `llmc.load`."""
         self._open = session
         self._build = build
         self.report = report
         """What the build did: passes, rewrites with their errors, near misses with their reasons, ops that remain."""
+        self.passed_over = passed_over
+        """Why an artifact that holds a program for GPUs is run by another, which nobody has asked for; else empty."""
 
     @cached_property
     def session(self) -> Session:

@@ -4,9 +4,10 @@ which a part has no native form."""
 from pathlib import Path
 
 from llmc.compiled_model import CompiledModel
-from llmc.errors import ArtifactRejected
+from llmc.errors import ArtifactRejected, MissingTool
 from llmc.options import RUN_PROGRAMS, cache_directory, check_program, chosen_cublas
 from llmc.runtime.artifact import Artifact, Verify
+from llmc.runtime.cuda.driver import Driver
 from llmc.runtime.cuda.open_session import CUDA, held, open_cuda_session, runs_here
 from llmc.runtime.host import Host
 from llmc.runtime.manifest import Manifest
@@ -47,7 +48,7 @@ def load(
     root = Path(directory)
     artifact = Artifact.open(root, verify="fast")
     manifest = artifact.manifest
-    chosen = program or _default(manifest)
+    chosen, passed_over = (program, "") if program else _default(manifest)
     if chosen not in manifest.programs:
         raise ArtifactRejected(f"{root}: holds {held(manifest)}; expected the {chosen} program")
     if chosen == CUDA:
@@ -76,13 +77,23 @@ def load(
         "rewrites": manifest.content["rewrites"],
         **manifest.report,
     }
-    return CompiledModel(lambda: session, report, None)
+    return CompiledModel(lambda: session, report, None, passed_over)
 
 
-def _default(manifest: Manifest) -> str:
+def _default(manifest: Manifest) -> tuple[str, str]:
+    """The program to run, and why it is not the one for GPUs where there is one."""
     if runs_here(manifest):
-        return CUDA
-    return CPU if CPU in manifest.programs else "reference"
+        return CUDA, ""
+    return CPU if CPU in manifest.programs else "reference", _no_gpu(manifest) if CUDA in manifest.programs else ""
+
+
+def _no_gpu(manifest: Manifest) -> str:
+    try:
+        gpu = Driver().gpus()[0]
+    except MissingTool as error:
+        return f"not on a GPU: {error}"
+    way_out = "no kernels are made for it" if gpu.target == "cpu" else f"build it with --target {gpu.target}"
+    return f"not on {gpu.name} ({gpu.level}): the artifact holds {held(manifest)}; {way_out}"
 
 
 def _torch_host(content: bytes) -> Host:

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from llmc.cli.parameters import (
     Trust,
 )
 from llmc.errors import BadOption, BadRequest
+
+if TYPE_CHECKING:
+    from llmc.runtime.session import Session
 
 
 def build(
@@ -166,6 +169,8 @@ def run(
     model = load(directory, verify="fast" if fast else "full", program=program, threads=threads, trust=trust)
     loaded = time.perf_counter()
     session = model.session
+    if model.passed_over and not quiet:
+        out.print_note(model.passed_over)
     if session.tokenizer is None:
         raise BadRequest(f"run: {directory} holds no tokenizer, so it takes no text; use llmc.load and token ids")
     tokens = session.encode_chat([{"role": "user", "content": text}]) if chat else session.tokenizer.encode(text)
@@ -186,6 +191,8 @@ def run(
                 "text": "".join(increment.text for increment in made),
                 "token_ids": [increment.token_id for increment in made],
                 "finish_reason": made[-1].finish_reason,
+                "program": _kind(session),
+                "passed_over": model.passed_over,
                 "load_seconds": loaded - began,
                 "generate_seconds": seconds,
             }
@@ -194,7 +201,16 @@ def run(
     print()
     if not quiet:
         rate = f"{len(made)} tokens in {out.duration(seconds)}, {len(made) / seconds:.1f} tokens/s"
-        out.print_note(f"loaded in {out.duration(loaded - began)}; {rate} with the prompt")
+        out.print_note(f"loaded in {out.duration(loaded - began)}; {rate} with the prompt, by {_kind(session)}")
+
+
+def _kind(session: "Session") -> str:
+    """The program that a session runs, as `--program` names it."""
+    from llmc.runtime.cpu_program import CpuProgram
+    from llmc.runtime.cuda.program import GpuProgram
+
+    program = session.program
+    return "cuda" if isinstance(program, GpuProgram) else "cpu" if isinstance(program, CpuProgram) else "reference"
 
 
 def verify(
@@ -216,8 +232,10 @@ def verify(
     """
     from llmc.cli import output as out
     from llmc.cli.reports import comparison_lines
+    from llmc.options import RUN_PROGRAMS, check_program
     from llmc.runtime.artifact import Artifact
 
+    check_program(program, RUN_PROGRAMS)
     if against is not None:
         _check_model(against)
     began = time.perf_counter()

@@ -17,6 +17,8 @@ PDL_VERSION = 12_030
 """CUDA 12.3: the first whose graphs keep programmatic dependencies."""
 OUT_OF_MEMORY, NO_DEVICE = 2, 100
 """Values of CUresult."""
+FATAL = frozenset((700, 702, 710, 714, 715, 716, 717, 718, 719, 721))
+"""Values of CUresult, each for what a kernel did, after which the driver refuses everything until the process ends."""
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 MULTIPROCESSORS, SHARED_MEMORY_OF_A_BLOCK = 16, 97
 """Values of CUdevice_attribute; the last is the most that a block can opt in to."""
@@ -215,9 +217,10 @@ class Driver:
     def _failed(self, name: str, code: int) -> None:
         if code == OUT_OF_MEMORY:
             raise OutOfMemory(f"{name}: not enough memory; {MORE_MEMORY}")
-        raise DeviceFailed(
-            f"{name}: {self._described(code)}; see nvidia-smi, and use --program cpu to do without the GPU"
+        ways_out = (
+            "start again, since this process has lost the GPU, or use" if code in FATAL else "see nvidia-smi, and use"
         )
+        raise DeviceFailed(f"{name}: {self._described(code)}; {ways_out} --program cpu to do without the GPU")
 
     def _described(self, code: int) -> str:
         """The driver's name of an error, and its text."""

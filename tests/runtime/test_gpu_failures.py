@@ -102,7 +102,7 @@ def test_a_kernel_may_fail_at_any_point_of_a_generation(capfd: pytest.CaptureFix
     for place in range(0, 100, 7):
         session = make()
         fail(launch=place)
-        with pytest.raises(DeviceFailed, match=r"LAUNCH_FAILED \(as a test wants it\); see nvidia-smi"):
+        with pytest.raises(DeviceFailed, match=r"LAUNCH_FAILED \(as a test wants it\); start again"):
             generates(session, LONG)
         assert session.blocks_in_use == 0
         with pytest.raises(DeviceFailed, match="LAUNCH_FAILED"):
