@@ -24,6 +24,7 @@ from llmc.runtime.manifest import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, WEIGH
 from llmc.runtime.piece_hash import hash_file
 from llmc.runtime.weights_file import WeightsHeader, header_bytes, map_tensors, read_header
 from llmc.runtime.weights_memory import Loaded, read_data
+from llmc.runtime.weights_stream import WeightsStream
 
 MAX_READ_BYTES = 256 << 20
 """Largest file that `Artifact.read` returns; only the weights may be larger."""
@@ -102,6 +103,17 @@ class Artifact:
         except OSError as error:
             raise ArtifactRejected(f"{path}: cannot be read ({_reason(error)}); copy the artifact anew") from None
         return LoadedWeights(header, loaded, path, record)
+
+    def stream_weights(self, *, verify: Verify = "full") -> WeightsStream:
+        """The weights piece by piece, for who does not keep them; "full" as for `load_weights`."""
+        _check_verify(verify)
+        record, header = self.manifest.files[WEIGHTS], self.weights_header
+        spans = {
+            name: (header.data_start + info.begin, header.data_start + info.end)
+            for name, info in header.tensors.items()
+        }
+        sha256 = record.sha256 if verify == "full" else ""
+        return WeightsStream(spans, self._descriptor, self.root / WEIGHTS, record.bytes, sha256, record.pieces)
 
     def read(self, name: str) -> bytes:
         """The content of a file that the manifest lists, hashed again. Raises ArtifactRejected."""

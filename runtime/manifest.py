@@ -232,7 +232,7 @@ def _read_files(field: Field) -> dict[str, FileRecord]:
             raise ArtifactRejected(f"{item.where}: two files differ only in case; build the artifact again")
         folded.add(checked.casefold())
         record = item.members(("sha256", "bytes"), ("pieces",))
-        pieces = record["pieces"].integer(1 << 20, 1 << 30) if "pieces" in record else None
+        pieces = record["pieces"].integer(1 << 20, 64 << 20) if "pieces" in record else None
         files[checked] = FileRecord(record["sha256"].text(_SHA256), record["bytes"].integer(0, _MAX_INT), pieces)
     if WEIGHTS not in files:
         raise ArtifactRejected(f"{field.where}: {WEIGHTS} is missing; build the artifact again")

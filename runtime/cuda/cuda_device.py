@@ -33,7 +33,7 @@ from llmc.runtime.cuda.driver import (
 from llmc.runtime.cuda.multiplier import WORKSPACE_BYTES, Multiplier
 from llmc.runtime.cuda.plan import Kernel, Product
 
-STAGE_BYTES = 16 << 20
+STAGE_BYTES = 8 << 20
 """Copies pass through pinned memory in pieces of this size: one is filled while the other travels."""
 PLAIN_SHARED_BYTES = 48 << 10
 """Shared memory that a block gets without asking."""
@@ -96,15 +96,25 @@ class _Function:
 
 
 class _Stage:
-    """Pinned memory of the host, and when the copy from it has been made."""
+    """Pinned memory of the host, and when the copies from it have been made."""
 
-    def __init__(self, context: CudaContext) -> None:
-        pointer = context.make("cuMemAllocHost_v2", STAGE_BYTES)
+    def __init__(self, context: CudaContext, stream: Handle, bytes: int) -> None:
+        pointer = context.make("cuMemAllocHost_v2", bytes)
         self.pointer = pointer.value or 0
-        content = (ctypes.c_ubyte * STAGE_BYTES).from_address(self.pointer)
+        content = (ctypes.c_ubyte * bytes).from_address(self.pointer)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(memoryview(content), np.uint8)
         context.when_dropped(self, "cuMemFreeHost", pointer)
-        self.copied = CudaEvent(context)
+        self._context, self._stream, self._copied = context, stream, CudaEvent(context)
+
+    def send(self, begin: int, place: Place, bytes: int) -> None:
+        """Copy so many bytes, from `begin` on, to the device."""
+        source, target = self.pointer + begin, _pointer(place)
+        self._context.call("cuMemcpyHtoDAsync_v2", target, source, bytes, self._stream)
+        self._copied.record(self._stream)
+
+    def wait(self) -> None:
+        """Wait until all copies from it have been made."""
+        self._copied.wait()
 
 
 class CudaDevice:
@@ -120,7 +130,7 @@ class CudaDevice:
         self._call = self._context.call
         self._stream = self._context.make("cuStreamCreate", NON_BLOCKING_STREAM)
         self._context.when_dropped(self, "cuStreamDestroy_v2", self._stream)
-        self._stages = [_Stage(self._context), _Stage(self._context)]
+        self._stages = self.stages(2, STAGE_BYTES)
         self._pdl = driver.version >= PDL_VERSION
         self._functions = {name: self._load(name, image) for name, image in images.items()}
         self.products = cublas.says
@@ -143,20 +153,22 @@ class CudaDevice:
     def upload(self, place: Place, array: npt.NDArray[Any]) -> None:
         """Copy a contiguous array to the device; it may change as soon as this returns."""
         content = array.reshape(-1).view(np.uint8)
-        target = self._pointer(place)
         for begin in range(0, content.size, STAGE_BYTES):
             stage = self._stages[0]
             self._stages.reverse()
             piece = content[begin : begin + STAGE_BYTES]
-            stage.copied.wait()
+            stage.wait()
             stage.bytes[: piece.size] = piece
-            self._call("cuMemcpyHtoDAsync_v2", target + begin, stage.pointer, piece.size, self._stream)
-            stage.copied.record(self._stream)
+            stage.send(0, Place(place.memory, place.offset + begin), piece.size)
+
+    def stages(self, count: int, bytes: int) -> list[_Stage]:
+        """Pinned memory: so many stages of so many bytes. Raises OutOfMemory."""
+        return [_Stage(self._context, self._stream, bytes) for _ in range(count)]
 
     def download(self, place: Place, array: npt.NDArray[Any]) -> None:
         """Fill a contiguous array from the device."""
         content = array.reshape(-1).view(np.uint8)
-        source = self._pointer(place)
+        source = _pointer(place)
         stage = self._stages[0]
         for begin in range(0, content.size, STAGE_BYTES):
             piece = content[begin : begin + STAGE_BYTES]
@@ -166,14 +178,14 @@ class CudaDevice:
 
     def copy(self, source: Place, target: Place, bytes: int) -> None:
         """Copy within the device."""
-        self._call("cuMemcpyDtoDAsync_v2", self._pointer(target), self._pointer(source), bytes, self._stream)
+        self._call("cuMemcpyDtoDAsync_v2", _pointer(target), _pointer(source), bytes, self._stream)
 
     def launch(self, kernel: Kernel, grid: Grid, arguments: Sequence[Place | int], pdl: bool) -> None:
         """Run a kernel over a grid. Raises DeviceFailed."""
         function = self._functions[kernel.name]
         function.make_room(len(arguments))
         for place, argument in enumerate(arguments):
-            function.values[place] = argument if isinstance(argument, int) else self._pointer(argument)
+            function.values[place] = argument if isinstance(argument, int) else _pointer(argument)
         config = function.config
         config.grid_x, config.grid_y, config.grid_z = grid
         config.attribute_count = 1 if pdl and self._pdl else 0
@@ -191,7 +203,7 @@ class CudaDevice:
         """Compute a product over so many rows. Raises DeviceFailed, and OutOfMemory."""
         assert self._multiplier is not None, "only programs of devices that multiply have products"
         self._multiplier.multiply(
-            self._pointer(weight), self._pointer(inputs), self._pointer(sums), dtype=product.dtype, rows=rows,
+            _pointer(weight), _pointer(inputs), _pointer(sums), dtype=product.dtype, rows=rows,
             n=product.n, k=product.k, stride=product.stride,
         )  # fmt: skip
 
@@ -246,10 +258,6 @@ class CudaDevice:
         self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         return free.value
 
-    def _pointer(self, place: Place) -> int:
-        assert isinstance(place.memory, CudaMemory), "memory of another device"
-        return place.memory.pointer + place.offset
-
     def _load(self, name: str, image: Image) -> _Function:
         if image.shared > self.gpu.shared_bytes:
             raise DeviceFailed(
@@ -270,3 +278,8 @@ class CudaDevice:
             said = " ".join(log.value.decode(errors="replace").split())
             raise DeviceFailed(f"{name}: {error}{f' [{said}]' if said else ''}") from None
         return _Function(function, image, self._stream)
+
+
+def _pointer(place: Place) -> int:
+    assert isinstance(place.memory, CudaMemory), "memory of another device"
+    return place.memory.pointer + place.offset

@@ -7,6 +7,7 @@ Everything happens in the order in which it is asked for. Copies and launches ma
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from llmc.runtime.cuda.plan import Kernel, Product
@@ -40,6 +41,20 @@ class Graph(Protocol):
         """Do them again, on the same memory."""
 
 
+class Stage(Protocol):
+    """Memory of the host that the device copies from by itself."""
+
+    @property
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """[bytes] its content; whoever fills it waits before."""
+
+    def send(self, begin: int, place: Place, bytes: int) -> None:
+        """Copy so many of its bytes, from `begin` on, to the device. The copy may be made later."""
+
+    def wait(self) -> None:
+        """Wait until all copies from it have been made. Any thread may."""
+
+
 class Device(Protocol):
     """A GPU with the kernels of one program on it. Not for use by several threads at a time."""
 
@@ -51,6 +66,9 @@ class Device(Protocol):
 
     def upload(self, place: Place, array: npt.NDArray[Any]) -> None:
         """Copy a contiguous array to the device; it may change as soon as this returns."""
+
+    def stages(self, count: int, bytes: int) -> Sequence[Stage]:
+        """So many stages of so many bytes. Raises OutOfMemory."""
 
     def download(self, place: Place, array: npt.NDArray[Any]) -> None:
         """Fill a contiguous array from the device."""

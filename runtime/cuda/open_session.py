@@ -66,10 +66,8 @@ def open_cuda_session(
     _check_facts(artifact, plan)
     table = read_gpu_tuning(cache, gpu.kind) if tuned else {}
     device = CudaDevice(driver, gpu, images, cublas_for(plan, driver, cublas))
-    weights = artifact.load_weights(verify=verify)
-    program = GpuProgram(plan, device, weights.bytes(), table)
-    tokenizer = Tokenizer.from_artifact(artifact)  # while the weights are still being hashed
-    weights.check()
+    program = GpuProgram(plan, device, artifact.stream_weights(verify=verify), table)
+    tokenizer = Tokenizer.from_artifact(artifact)
     return Session(program, manifest.model, manifest.ranges, tokenizer, block_size=plan.block_size)
 
 

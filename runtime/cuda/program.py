@@ -1,7 +1,6 @@
 """A compiled program on a GPU: its memory, planned here and nowhere else, and the launches of each step."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from llmc.runtime.cuda.plan import (
 )
 from llmc.runtime.cuda.selection import select
 from llmc.runtime.cuda.step_arrays import StepArrays
-from llmc.runtime.cuda.weights import load_weights
+from llmc.runtime.cuda.weights import Weights, load_weights
 from llmc.runtime.decoding import Continuation, Continued
 from llmc.runtime.program import Batch
 from llmc.runtime.shares import Tuned
@@ -45,7 +44,7 @@ class GpuProgram:
         self,
         plan: Plan,
         device: Device,
-        weights: Mapping[str, npt.NDArray[Any]],
+        weights: Weights,
         tuned: Mapping[str, Tuned] | None = None,
     ) -> None:
         """Copy the weights to the device, on which the kernels of the plan are.

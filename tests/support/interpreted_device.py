@@ -49,6 +49,19 @@ class HostMemory:
         return self.content.numpy()[offset : offset + size]
 
 
+@dataclass(frozen=True)
+class HostStage:
+    """What copies are made from, at once."""
+
+    bytes: npt.NDArray[np.uint8]
+
+    def send(self, begin: int, place: Place, bytes: int) -> None:
+        _bytes(place, bytes)[...] = self.bytes[begin : begin + bytes]
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+
 @dataclass
 class Recording:
     """Launches and copies that are made again and again."""
@@ -80,6 +93,9 @@ class InterpretedDevice:
     def upload(self, place: Place, array: npt.NDArray[Any]) -> None:
         assert self._recording is None and array.flags.c_contiguous
         _bytes(place, array.nbytes)[...] = array.reshape(-1).view(np.uint8)
+
+    def stages(self, count: int, bytes: int) -> list[HostStage]:
+        return [HostStage(np.full(bytes, 255, np.uint8)) for _ in range(count)]
 
     def download(self, place: Place, array: npt.NDArray[Any]) -> None:
         assert self._recording is None and array.flags.c_contiguous
