@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from house.package import ROOT
 
+from llmc.cli.app import make_app
 from llmc.cli.exit_codes import MEANING
 
 README = (ROOT / "README.md").read_text()
@@ -66,6 +68,28 @@ def test_the_python_of_the_readme_runs(workplace: Path) -> None:
     done = _run([sys.executable, "-c", blocks[0]], workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_commands_in_the_text_have_the_options_that_they_name() -> None:
+    """Those of `llmc`, `tests/run.sh` and options by themselves: each is one of a command that there is."""
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    code = [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose)]
+    group = typer.main.get_group(make_app())
+    commands = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in group.commands.items()
+    }
+    named = [text.split()[1:] for text in code if text.startswith("llmc ")]
+    assert len(named) > 10
+    for command, *rest in named:
+        assert command in commands, f"llmc {command}"
+        assert {word for word in rest if word.startswith("-")} <= commands[command], f"llmc {command} {rest}"
+    of_tests = (ROOT / "tests" / "conftest.py").read_text()  # tests/run.sh hands them to pytest
+    for text in code:
+        if text.startswith("--"):
+            assert any(text.split()[0] in options for options in commands.values()), text
+        if text.startswith("bash tests/run.sh --"):
+            assert f'addoption("{text.split()[2]}"' in of_tests, text
 
 
 def test_the_files_that_the_readme_names_exist() -> None:
