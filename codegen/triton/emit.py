@@ -5,7 +5,7 @@ same are one kernel.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -27,6 +27,7 @@ from llmc.codegen.triton.emit_rows import emit_rows
 from llmc.codegen.triton.emit_sampling import emit_sampling
 from llmc.codegen.triton.kernel import Draft, KernelText, Ref, module_text
 from llmc.codegen.triton.linear_library import ProductDraft
+from llmc.codegen.triton.narrowing import narrowed
 from llmc.codegen.triton.packed import packed_weights
 from llmc.codegen.triton.score_bounds import score_bound
 from llmc.ir.model import Model
@@ -74,6 +75,7 @@ class _Emitter:
     def __init__(
         self, model: Model, lowered: Lowered, caches: Sequence[CacheSpec], target: Target, crossovers: Crossovers
     ) -> None:
+        lowered = replace(lowered, regions=narrowed(lowered.regions))
         self.model, self.lowered, self.caches, self.target = model, lowered, caches, target
         self.context = Context(target, crossovers, tuple(caches), BLOCK_SIZE, lowered.vocabulary)
         attentions = {n: region for n, region in enumerate(lowered.regions) if isinstance(region, Attention)}
