@@ -32,6 +32,7 @@ from llmc.codegen.triton.linear_tiling import (
     lane_rows,
     single_tiling,
 )
+from llmc.codegen.triton.narrowing import is_ready
 from llmc.runtime.crossover import LIBRARY, Crossover, linear_key
 from llmc.runtime.cuda.plan import ALWAYS, Candidate, When
 from llmc.runtime.cuda.selection import narrowed, shares
@@ -53,7 +54,8 @@ class _Variants:
         self.symbol = rows_of(region.domain)
         self.on_lanes = not self.form.strips and self.form.name != "fp8"
         self.fused = fused_rows(region, self.form)
-        self.rounded: View | None = None
+        self.rounded = region.source if isinstance(region.source, View) and is_ready(region) else None
+        self.ready = self.rounded is not None
 
     def drafts(self) -> list[Draft | ProductDraft]:
         region, context = self.region, self.context
@@ -72,7 +74,9 @@ class _Variants:
             if width > self.fused and self.rounded is None:
                 drafts.append(self._ready("flat", least, WIDTHS[-1]))
             drafts.append(self._flat(width, least))
-        drafts += [self._ready("gemm", GEMM_FROM, None), self._gemm(), *self._library()]
+        if not self.ready:
+            drafts.append(self._ready("gemm", GEMM_FROM, None))
+        drafts += [self._gemm(), *self._library()]
         return choose(drafts, crossover)
 
     def _single(self, crossover: Crossover) -> Draft:
@@ -88,7 +92,7 @@ class _Variants:
         return self._candidate(draft, "gemv", rows, rows)
 
     def _flat(self, width: int, least: int) -> Draft:
-        rounded = self.rounded if width > self.fused else None
+        rounded = self.rounded if width > self.fused or self.ready else None
         ready = rounded is not None
         divisible = ready or not Source(self.region.source, self.region.k, width > SQUARED).squares
         tiling = flat_tiling(
@@ -112,8 +116,8 @@ class _Variants:
             return []
         assert self.rounded is not None, "tiles need rows made ready before"
         drafts = emit_library(self.region, self.context, self.form, self.owned, self.rounded, self.raw)
-        ready = self._ready(LIBRARY, LIBRARY_FROM, None)
-        return [ready, *(self._candidate(draft, LIBRARY, LIBRARY_FROM, None) for draft in drafts)]
+        ready = [] if self.ready else [self._ready(LIBRARY, LIBRARY_FROM, None)]
+        return [*ready, *(self._candidate(draft, LIBRARY, LIBRARY_FROM, None) for draft in drafts)]
 
     def _ready(self, variant: str, least: int, most: int | None) -> Draft:
         """The launch that makes rows ready; all variants that need it share its kernel and its result."""

@@ -21,6 +21,13 @@ def test_each_format_in_matrix_units(format: str, rows: int) -> None:
     assert VARIANTS[rows] in launched[-1]
 
 
+@pytest.mark.parametrize("rows", [1, 3, *VARIANTS])
+@pytest.mark.parametrize("format", ["bf16", "fp8", "int4"])
+def test_rows_that_are_stored_as_they_are_multiplied(format: str, rows: int) -> None:
+    """One launch, whatever the rows: none has to make them ready."""
+    assert len(check(Case(format, n=24, k=192, rows=rows, narrow=True))) == 1
+
+
 @pytest.mark.parametrize("format", [format for format in FORMATS if format not in FLOATS])
 @pytest.mark.parametrize("k", [200, 700])
 def test_each_packed_format_with_one_row(format: str, k: int) -> None:

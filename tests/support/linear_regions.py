@@ -16,6 +16,7 @@ from llmc.codegen.triton.emit_linear import emit_linear
 from llmc.codegen.triton.emit_rearrangement import emit_rearrangement
 from llmc.codegen.triton.kernel import Draft, Ref, module_text
 from llmc.codegen.triton.linear_library import ProductDraft
+from llmc.codegen.triton.narrowing import takes
 from llmc.codegen.triton.packed import PackedWeight
 from llmc.ir.ops import ACTIVATIONS, layer_norm, rms_norm, rope
 from llmc.ir.packed_formats import FORMATS, pack, padded_columns, tile_count, unpack
@@ -61,6 +62,8 @@ class Case:
     library: int = NEVER
     target: str = "sm_90"
     indirect: bool = False
+    narrow: bool = False
+    """Whether rows are stored in bfloat16 if their linear can read them so."""
 
 
 def layer(features: int, wide: int, heads: int, key_heads: int, head_size: int) -> dict[str, Case]:
@@ -69,9 +72,9 @@ def layer(features: int, wide: int, heads: int, key_heads: int, head_size: int) 
     n = (heads + 2 * key_heads) * head_size
     return {
         "qkv": Case(n=n, k=features, source="rms_norm", heads=parts, head_size=head_size, rotated=head_size),
-        "o": Case(n=features, k=heads * head_size, chain=("add",)),
+        "o": Case(n=features, k=heads * head_size, chain=("add",), narrow=True),
         "up": Case(n=2 * wide, k=features, source="rms_norm", gate="silu"),
-        "down": Case(n=features, k=wide, chain=("add",)),
+        "down": Case(n=features, k=wide, chain=("add",), narrow=True),
     }
 
 
@@ -138,6 +141,10 @@ class Made:
         self.source: View | RowOp
         view, x = self.tensor(self.total, case.k)
         x += 0.5 * (case.source in ("rms_norm", "layer_norm"))
+        if case.narrow and takes(case.format, case.k):
+            view = replace(view, buffer=replace(view.buffer, dtype="bf16"))
+            self.arrays[view.buffer.key] = x.bfloat16()
+            x = x.bfloat16().float()
         if case.indirect:
             view, x = replace(view, indirect=True), x[self.given["step", "rows"]]
         made = View(Buffer(next(self.keys), "made", case.domain, case.k, "f32", "arena"), view.axes)  # type: ignore[arg-type]
