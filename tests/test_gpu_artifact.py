@@ -21,6 +21,7 @@ from llmc.runtime.artifact import Artifact
 from llmc.runtime.crossover import Crossover
 from llmc.runtime.cuda.code_file import read_section
 from llmc.runtime.cuda.driver import LEVELS
+from llmc.runtime.cuda.open_session import read_plan
 from llmc.runtime.cuda.plan_file import parse_plan
 from llmc.runtime.native_trust import GPU_SUFFIX, built_here
 from llmc.runtime.tuning import write_gpu_tuning
@@ -54,6 +55,25 @@ def test_each_region_is_explained(artifact: Artifact, capsys: pytest.CaptureFixt
     assert main(["explain", str(artifact.root), "linear", "--target", "sm_90"]) == 0
     shown = capsys.readouterr().out
     assert "predicted for sm_90" in shown and "not gemm:" in shown
+
+
+def test_each_launch_is_shown(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(artifact.root), "--launches", "sm_90"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    plan = read_plan(artifact, "sm_90").plan
+    assert len(lines) == 1 + len(plan.rearrangements) + len(plan.launches) + len(plan.sampling)
+    (first,) = [line for line in lines if line.startswith("T 1 on") and " 0 " in line and "tokens" in line]
+    assert "rows_0" in first and "T x 1 x 1" in first
+    assert any(line.startswith("T 1 to 1 ") and "gemv of " in line for line in lines)
+    assert any(line.startswith("decode ") and "k of layer 1" in line and "B" in line for line in lines)
+    assert main(["inspect", str(artifact.root), "--launches", "sm_90", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["launches"]
+    assert [row["launch"] for row in found if row["when"] == "load"] == [
+        each.launch.kernel for each in plan.rearrangements
+    ]
+    for other in ("sm_80", "sm_90.bin"):
+        assert main(["inspect", str(artifact.root), "--launches", other]) == 2
+        assert f"holds no program for {other}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_crossovers_are_shown_with_where_they_come_from(artifact: Artifact, tmp_path: Path) -> None:

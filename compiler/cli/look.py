@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from llmc.runtime.shares import Shares
 
 
-def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceback = False) -> None:
+def inspect(
+    directory: ArtifactDirectory,
+    launches: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Show the launches of the program for a GPU, such as sm_90.")
+    ] = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
     """Show what an artifact holds: model, options, ranges, programs, passes, files.
 
     Example: llmc inspect smollm2.llmc
@@ -25,6 +32,14 @@ def inspect(directory: ArtifactDirectory, json: Json = False, traceback: Traceba
     from llmc.cli import output as out
     from llmc.cli.reports import manifest_summary
 
+    if launches is not None:
+        columns, rows = _launches(directory, launches)
+        if json:
+            rows_json = [dict(zip(columns, row, strict=True)) for row in rows]
+            out.print_json({"artifact": str(directory), "target": launches, "launches": rows_json})
+        else:
+            out.print_table(columns, rows)
+        return
     manifest = _manifest(directory)
     if json:
         out.print_json({"artifact": str(directory), "manifest": manifest})
@@ -171,16 +186,31 @@ def _gpu_program(
     from llmc.options import cache_directory
     from llmc.runtime.cuda.open_session import read_choices
 
-    roles = artifact.manifest.programs.get("cuda", {})
-    name = roles.get(f"{target}.explanation")
-    if name is None and target in roles:
-        raise BadOption(f"target: {artifact.root} says nothing of its program for {target}; build it again")
+    name = _gpu_roles(artifact, target).get(f"{target}.explanation")
     if name is None:
+        raise BadOption(f"target: {artifact.root} says nothing of its program for {target}; build it again")
+    crossovers, shares = read_choices(artifact, target, cache_directory())
+    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(crossovers), crossovers, shares
+
+
+def _gpu_roles(artifact: "Artifact", target: str) -> "Mapping[str, str]":
+    """Files of programs for GPUs by role. Raises BadOption if there is none for this target."""
+    roles = artifact.manifest.programs.get("cuda", {})
+    if target not in roles or "." in target:
         cpu = ["cpu"] if "cpu" in artifact.manifest.programs else []
         held = ", ".join([*cpu, *(role for role in roles if "." not in role)]) or "no target"
         raise BadOption(f"target: {artifact.root} holds no program for {target}; it holds those for {held}")
-    crossovers, shares = read_choices(artifact, target, cache_directory())
-    return ProgramExplanation.from_json(artifact.read(name)).with_crossovers(crossovers), crossovers, shares
+    return roles
+
+
+def _launches(directory: Path, target: str) -> tuple[list[str], list[list[object]]]:
+    from llmc.cli import launches
+    from llmc.runtime.artifact import Artifact
+    from llmc.runtime.cuda.open_session import read_plan
+
+    artifact = Artifact.open(directory, verify="fast")
+    _gpu_roles(artifact, target)
+    return launches.table(read_plan(artifact, target).plan)
 
 
 def _measured(

@@ -103,9 +103,7 @@ def read_choices(
 
     Raises ArtifactRejected if the plan is damaged, BadOption if what was measured is.
     """
-    roles = artifact.manifest.programs[CUDA]
-    code = artifact.manifest.files[roles[f"{target}.bin"]].bytes
-    plan = parse_plan(artifact.read(roles[target]), roles[target], code).plan
+    plan, roles = read_plan(artifact, target).plan, artifact.manifest.programs[CUDA]
     try:
         gpu = Driver(library).gpus()[0]
     except MissingTool:
@@ -113,6 +111,16 @@ def read_choices(
     best = next((level for level, _ in candidates(roles, gpu)), "")
     chosen = select(plan, read_gpu_tuning(cache, gpu.kind) if best == target else {})
     return dict(chosen.crossovers), dict(chosen.shares)
+
+
+def read_plan(artifact: Artifact, target: str) -> PlanFile:
+    """What the artifact holds for a target that its manifest names. Raises ArtifactRejected."""
+    roles = artifact.manifest.programs[CUDA]
+    where = roles[target]
+    file = parse_plan(artifact.read(where), where, artifact.manifest.files[roles[f"{target}.bin"]].bytes)
+    if file.plan.target != target:
+        raise ArtifactRejected(f"{where}: a plan for {file.plan.target}, expected {target}; build the artifact again")
+    return file
 
 
 def held(manifest: Manifest) -> str:
@@ -126,11 +134,10 @@ def _code(artifact: Artifact, gpu: Gpu, cache: Path, trust: bool) -> tuple[Plan,
     """The plan for a GPU and the code of its kernels."""
     roles = artifact.manifest.programs.get(CUDA, {})
     for target, compiled in candidates(roles, gpu):
-        name = roles[f"{target}.bin"]
-        file = parse_plan(artifact.read(roles[target]), roles[target], artifact.manifest.files[name].bytes)
-        _check_target(roles[target], file, target)
+        file = read_plan(artifact, target)
         code = file.code if compiled else file.ptx
         if code is not None:
+            name = roles[f"{target}.bin"]
             content = _allowed(artifact, name, cache, trust)
             return file.plan, read_section(content, code.section, code.binaries, name)
     raise ArtifactRejected(
@@ -151,11 +158,6 @@ def candidates(targets: Iterable[str], gpu: Gpu) -> Iterator[tuple[str, bool]]:
             yield f"sm_{found}", True
     if FIRST_WITH_PTX in levels and level >= FIRST_WITH_PTX:
         yield f"sm_{FIRST_WITH_PTX}", False
-
-
-def _check_target(where: str, file: PlanFile, target: str) -> None:
-    if file.plan.target != target:
-        raise ArtifactRejected(f"{where}: a plan for {file.plan.target}, expected {target}; build the artifact again")
 
 
 def _check_facts(artifact: Artifact, plan: Plan) -> None:

@@ -68,7 +68,7 @@ def test_ptx_lies_behind_the_code() -> None:
     assert read_section(packed, found.code.section, found.code.binaries, "code") == code
 
 
-def test_kernels_of_the_same_code_are_kept_and_loaded_once() -> None:
+def test_kernels_of_the_same_code_are_kept_once() -> None:
     same = {kernel.name: Image(b"the same", "symbol", 0, 32) for kernel in CHOOSING.kernels}
     content, packed = write_plan(CHOOSING, same, {}, COMPILER)
     found = parse_plan(content, "plan", len(packed)).code
