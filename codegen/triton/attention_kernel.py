@@ -255,6 +255,8 @@ class AttentionKernel:
             yield f"weights, sums = {self.call('attention', 'weigh_bounded')}(scores, sums)"
         else:
             yield f"weights, keep, top, sums = {self.call('attention', 'weigh')}(scores, top, sums)"
+        if self.from_memory and self._level >= 100 and not self.bounded:
+            yield f"keep = {self.call('attention', 'after_sums')}(keep, sums)"
         yield f"weights = weights.to({self.multiplied})"
 
     def _loads(self, visible: str) -> Iterator[tuple[tuple[str, ...], str]]:

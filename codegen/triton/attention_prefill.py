@@ -16,14 +16,19 @@ class PrefillAttention(AttentionKernel):
     within = True
 
     def barriers(self) -> int:
-        """Two around a block. Matrix units that read shared memory take a third, and one for each further chunk; those
-        of Blackwell have results in a memory of their own, which warps also wait for. Bytes are unpacked in between.
+        """Two around a block. Matrix units that read shared memory take a third, and one for each further chunk. Bytes
+        are unpacked in between.
+
+        Those of Blackwell are started by one thread for all warps, and have results in a memory of their own. For each
+        chunk, one barrier before the sums are multiplied there, one before a product reads them, one before keys are
+        read. Eight warps have a row in two layouts, and pass what its sums are multiplied by through shared memory.
         """
         parts, level = max(len(self.key_chunks), len(self.value_chunks)), self._level
         if self.tile.groups or not level:
             return 2
         if level >= 100:
-            return 4 + 3 * parts if not self.scaled else 1 + 6 * parts
+            more = 1 if self.tile.warps == 8 else 0
+            return 3 + more + 3 * parts if not self.scaled else 1 + 6 * parts
         if level >= 90:
             return 2 + parts if not self.scaled else 1 + 3 * parts
         return 4 * parts if self.scaled else 2

@@ -157,25 +157,34 @@ def prefill_tile(shape: AttentionShape, target: Target, *, window: bool = False)
     """
     widest, level = max(shape.key_size, shape.value_size), target.level
     if shape.exact:
-        return _fitting(shape, Tile(_exact_rows(shape), 64, 4, 3, 32 if widest <= 128 else 16, 4), 2, target)
+        # One warp where no block of four is in memory: two of its blocks are.
+        groups = 4 if 64 * shape.key_bytes <= SHARED_BYTES[level] else 1
+        tile = Tile(_exact_rows(shape), 16 * groups, groups, 3, 32 if widest <= 128 else 16, groups)
+        return _fitting(shape, tile, 2, target)
     packed = shape.element == 1
-    if level == "sm_100" and packed and widest > 192:
-        return _fitting(shape, Tile(64, 64, 4, 3), 3, target)
-    if level in ("sm_90", "sm_100"):
+    if level == "sm_100" and widest <= 128 and not packed:
+        # Two programs on a multiprocessor: one multiplies while the other weighs.
+        return _fitting(shape, Tile(128, 64, 4, 3, edges_apart=True), 3, target, programs=2)
+    if level == "sm_100":
+        if packed and widest > 192:
+            return _fitting(shape, Tile(64, 64, 4, 3), 3, target)
+        return _fitting(shape, Tile(128, 64, 8, 3, edges_apart=not (window and widest > 192)), 3, target)
+    if level == "sm_90":
         # Three blocks have to fit in memory: with two, none is on its way while another is at work.
         keys = 128 if widest <= (64 if window else 128) and not packed else 64 if widest <= 192 or packed else 32
-        chunk = 256 if level == "sm_100" and not packed else 128
         apart = not (window and widest > 192)
-        return _fitting(shape, Tile(128, keys, 8, 3, chunk, edges_apart=apart), 3, target)
+        return _fitting(shape, Tile(128, keys, 8, 3, edges_apart=apart), 3, target)
     keys = 64 if widest <= (64 if packed else 128) else 32 if widest <= 128 else 16
     return _fitting(shape, Tile(128, keys, 8, 3, edges_apart=True), 2, target)
 
 
-def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target) -> Tile:
-    """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them."""
+def _fitting(shape: AttentionShape, tile: Tile, buffers: int, target: Target, programs: int = 1) -> Tile:
+    """A tile that has so many blocks in shared memory, with fewer stages where that does not hold them for as many
+    programs.
+    """
     in_memory = target.level in ("sm_90", "sm_100") and not tile.groups  # elsewhere they are in registers by then
     queries = tile.rows * shape.key_size * 2 if in_memory else 0
-    room = (SHARED_BYTES[target.level] - queries - (2 << 10)) // (tile.keys * shape.key_bytes)
+    room = (SHARED_BYTES[target.level] // programs - queries - (2 << 10)) // (tile.keys * shape.key_bytes)
     return replace(tile, stages=max(1, tile.stages - max(0, buffers - room)))
 
 

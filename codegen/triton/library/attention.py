@@ -188,6 +188,16 @@ def weigh_bounded(scores, sums):
 
 
 @triton.jit
+def after_sums(keep, sums):
+    """`keep` [rows, 1] as it is, but known only when `sums` [rows] are.
+
+    What comes next in a loop is multiplied by it. Sums that nothing waits for are added up in the next round, and the
+    weights of a block stay in registers until then.
+    """
+    return tl.where(tl.expand_dims(sums, 1) < 0, 0.0, keep)
+
+
+@triton.jit
 def join_states(top, total):
     """The top and total of rows over groups of keys [groups, rows], and what each group's values are multiplied by."""
     next_top = tl.max(top, 0)
@@ -197,10 +207,12 @@ def join_states(top, total):
 
 @triton.jit
 def join_groups(acc, keep):
-    """The values of rows [width, rows] over two or four groups of keys, multiplied by `keep` [groups, rows]."""
+    """The values of rows [width, rows] over one, two or four groups of keys, multiplied by `keep` [groups, rows]."""
     # Halves are added rather than the axis summed: the groups are in different warps, and this exchanges them once.
     acc = acc * keep[:, None, :]
-    if acc.shape[0] == 4:
+    if acc.shape[0] == 1:
+        first, second = tl.reshape(acc, (acc.shape[1], acc.shape[2])), 0.0
+    elif acc.shape[0] == 4:
         halves = tl.reshape(acc, (2, 2, acc.shape[1], acc.shape[2]))
         first, second = tl.split(tl.permute(halves, (2, 3, 0, 1)))
         first, second = tl.split(first + second)
