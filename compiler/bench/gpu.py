@@ -20,7 +20,7 @@ from llmc.runtime.session import Session
 
 SCHEMA = "llmc.bench.gpu/1"
 POSITION = 512
-"""Tokens in the cache when kernels are measured one by one."""
+"""Tokens in the cache when kernels are measured one by one, or as many as the context has room for."""
 
 
 @dataclass
@@ -39,6 +39,8 @@ class GpuResult:
     rates: dict[str, list[float]] = field(default_factory=dict)
     """Tokens a second, of all sequences together, by workload."""
     kernels: list[KernelTime] = field(default_factory=list)
+    position: int = POSITION
+    """Tokens in the cache then."""
     products: str = ""
     """Which library computes linears of many rows, or why none does."""
 
@@ -67,6 +69,7 @@ class GpuResult:
                 }
                 for work in self.workloads
             ],
+            "kernels_position": self.position,
             "kernels": [asdict(kernel) for kernel in self.kernels],
             "products": self.products,
         }
@@ -100,7 +103,7 @@ class GpuResult:
         columns = ["kernel", "launches", "us", "us each", "weights MB", "of limit"]
         return [
             Table("speed (decode against the reading of memory)", ["test", "tokens/s", "range", "of limit"], speeds),
-            Table(f"kernels of a decode step at position {POSITION}", columns, kernels),
+            Table(f"kernels of a decode step at position {self.position}", columns, kernels),
         ]
 
 
@@ -135,8 +138,8 @@ def measure(
     assert isinstance(program, GpuProgram) and isinstance(program.device, CudaDevice)
     result.products = program.device.products
     progress("kernels")
-    position = min(POSITION, session.ranges.context - 1)
-    result.kernels = kernel_times(program, program.device, sequences=1, position=position)
+    result.position = min(POSITION, session.ranges.context - 1)
+    result.kernels = kernel_times(program, program.device, sequences=1, position=result.position)
     return result
 
 

@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     ),
 }
 """Types of the parameters of each function; all return a cublasStatus_t."""
+_WAY_OUT = f"name in LLMC_CUBLAS a libcublas.so that loads, or {NONE!r} to do without"
 
 
 class Cublas:
@@ -51,18 +52,18 @@ class Cublas:
                 ctypes.CDLL(str(beside))  # which it needs; the linker may not look there
             loaded = ctypes.CDLL(path)
         except OSError as error:
-            raise MissingTool(
-                f"{path}: {str(error).removeprefix(f'{path}: ')}; name a libcublas.so that loads"
-            ) from None
+            raise MissingTool(f"{path}: {str(error).removeprefix(f'{path}: ')}; {_WAY_OUT}") from None
         self.path = path
         self._functions = {}
         for name, types in FUNCTIONS.items():
             function = getattr(loaded, name, None)
             if function is None:
-                raise MissingTool(f"{path}: has no {name}; use cuBLAS 12 or 13")
+                raise MissingTool(f"{path}: has no {name}, expected cuBLAS 12 or 13; {_WAY_OUT}")
             function.restype, function.argtypes = c_int, types
             self._functions[name] = function
-        self._describe = loaded.cublasGetStatusString
+        self._describe = getattr(loaded, "cublasGetStatusString", None)
+        if self._describe is None:
+            raise MissingTool(f"{path}: has no cublasGetStatusString, expected cuBLAS 12 or 13; {_WAY_OUT}")
         self._describe.restype, self._describe.argtypes = c_char_p, (c_int,)
         self.version = ".".join(str(self._property(number)) for number in range(3))
         """Its own version, such as "13.1.0"."""
@@ -90,6 +91,8 @@ class FoundCublas:
     cublas: Cublas | None
     says: str
     """Which it is; or that there is none, and why."""
+    named: bool = False
+    """Whether it is the one that was asked for, and no other will do."""
 
 
 NO_CUBLAS = FoundCublas(None, "none: nobody looked for cuBLAS")
@@ -116,7 +119,7 @@ def find_cublas(driver_version: int, library: str = "", packages: Iterable[str] 
             if Path(path).is_absolute():  # it is there and does not load
                 said = str(error)
             continue
-        return FoundCublas(found, f"cuBLAS {found.version} ({path})")
+        return FoundCublas(found, f"cuBLAS {found.version} ({path})", named=bool(library))
     return FoundCublas(None, f"none: {said}")
 
 

@@ -123,7 +123,7 @@ class CudaDevice:
     def __init__(self, driver: Driver, gpu: Gpu, images: Mapping[str, Image], cublas: FoundCublas = NO_CUBLAS) -> None:
         """Load the kernels `images`, by name. Raises DeviceFailed if one does not load, and OutOfMemory.
 
-        A library that cannot be used is done without; `products` says so.
+        A library that cannot be used is done without, and `products` says so, unless it was asked for by name.
         """
         self.gpu = gpu
         self._context = CudaContext(driver, gpu)
@@ -246,12 +246,16 @@ class CudaDevice:
     def _begin_products(self, found: FoundCublas) -> Multiplier | None:
         if found.cublas is None:
             return None
-        self._product_memory = self.allocate(WORKSPACE_BYTES, zeroed=False)
+        memory = self.allocate(WORKSPACE_BYTES, zeroed=False)
         try:
-            return Multiplier(self, found.cublas, self._context, self._stream, self._product_memory.pointer)
+            multiplier = Multiplier(self, found.cublas, self._context, self._stream, memory.pointer)
         except DeviceFailed as error:
+            if found.named:
+                raise
             self.products = f"none: {error}"
             return None
+        self._product_memory = memory
+        return multiplier
 
     def _free(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()

@@ -1,5 +1,6 @@
 """Products by cuBLAS: arguments, order, errors and the search, by a library that is compiled with the real header."""
 
+import dataclasses
 import gc
 from pathlib import Path
 
@@ -112,8 +113,12 @@ def test_a_library_that_cannot_be_used_is_done_without(monkeypatch: pytest.Monke
         call(self, name, *arguments)
 
     monkeypatch.setattr(Cublas, "call", refuse)
-    device = fake_cuda.device(cublas=found)
+    before = fake_cuda.counts()["bytes"]
+    device = fake_cuda.device(cublas=dataclasses.replace(found, named=False))
+    assert fake_cuda.counts()["bytes"] == before, "it takes no memory"
     assert not device.multiplies and device.products == "none: cublasSetWorkspace_v2: status 8"
+    with pytest.raises(DeviceFailed, match="status 8"):
+        fake_cuda.device(cublas=found)  # which was named
 
 
 def test_the_library_is_looked_for_among_packages_by_the_version_of_the_driver(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_a_library_that_does_not_load(tmp_path: Path) -> None:
     broken.write_bytes(b"not a library")
     found = find_cublas(12040, packages=[str(tmp_path)])
     assert found.cublas is None and str(broken) in found.says
-    with pytest.raises(MissingTool, match="name a libcublas"):
+    with pytest.raises(MissingTool, match=r"name in LLMC_CUBLAS a libcublas\.so that loads, or 'none'"):
         find_cublas(12040, str(broken))
     with pytest.raises(MissingTool, match="has no cublasCreate_v2"):
         find_cublas(12040, "libc.so.6")
