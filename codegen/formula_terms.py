@@ -233,8 +233,8 @@ def _where(condition: ast.expr, then: Interval, other: Interval, among: Mapping[
 
 
 def magnitude(text: str, most: Mapping[str, int]) -> int:
-    """A number that no value is greater than, of a whole formula and all that it is computed from, whose variables are
-    not negative and at most these."""
+    """A number that no integer is greater than, of a formula and all that it is computed from, whose variables are not
+    negative and at most these; beyond 64 bits where that is not known."""
     return max(_magnitude(node, most) for node in ast.walk(parsed(text)) if isinstance(node, ast.expr))
 
 
@@ -246,10 +246,12 @@ def _magnitude(node: ast.expr, most: Mapping[str, int]) -> int:
             return value
         case ast.UnaryOp(_, operand):
             return _magnitude(operand, most)
-        case ast.BinOp(left, ast.FloorDiv(), right):
-            return _magnitude(left, most) // _magnitude(right, most) + 1
-        case ast.BinOp(_, ast.Mod(), right):
-            return _magnitude(right, most)
+        case ast.BinOp(left, ast.FloorDiv(), right) if (size := value_of(right) or 0) > 0:
+            return _magnitude(left, most) // size + 1
+        case ast.BinOp(_, ast.Mod(), right) if (size := value_of(right) or 0) > 0:
+            return size
+        case ast.BinOp(_, ast.FloorDiv() | ast.Mod() | ast.Pow(), _):
+            return 1 << 64
         case ast.BinOp(left, ast.Mult(), right):
             return _magnitude(left, most) * _magnitude(right, most)
         case ast.BinOp(left, _, right):

@@ -65,11 +65,13 @@ class KeyRanges:
         """Whether the first keys of long sequences are in no range."""
         return all(each.low is not None for each in self.ranges)
 
-    @property
-    def note(self) -> str:
-        """Which blocks of keys are visited, for reading."""
-        if len(self.ranges) == 1 and self.ranges[0] == KeyRange(None, None):
+    def note(self, *, listed: bool = False) -> str:
+        """Which blocks of keys are visited, for reading. listed: those that a list names, which each step makes."""
+        if not listed and len(self.ranges) == 1 and self.ranges[0] == KeyRange(None, None):
             return f"visits all keys{f', as {self.unknown} has no range' if self.unknown else ''}"
+        if listed:
+            reason = f"as {self.unknown} has no range"
+            return f"visits the blocks that hold keys to see, by lists that each step makes, {reason}"
         spans = " and ".join(str(each) for each in self.ranges)
         if self.exact:
             return f"visits keys {spans}, and no others"

@@ -2,6 +2,7 @@
 
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_kernel import AttentionKernel
+from llmc.codegen.triton.attention_lists import list_drafts
 from llmc.codegen.triton.attention_shape import Chunk, decode_shape, decode_tile, power_of_two
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft
@@ -17,8 +18,8 @@ class DecodeAttention(AttentionKernel):
 
     As many programs as fill the cores twice divide all keys of the step among them, in equal parts. More would wait for
     others to end: two on a core is what shared memory has room for where heads are of 128. They are found by number
-    (`find_share`), so that a long sequence has many of them, whatever the others are. How many there are is an argument:
-    `llmc tune` measures others.
+    (`find_share`), so that a long sequence has many of them, whatever the others are. How many there are is an
+    argument: `llmc tune` measures others.
     """
 
     kind = "decode"
@@ -41,22 +42,30 @@ class DecodeAttention(AttentionKernel):
         """Its launches: in decode steps, and in those where some sequences may have one token and others more."""
         # A share begins with each sequence, or where another has as many keys as all are to have.
         grid = Extent(times=self.programs), Extent("B", more=self.shares.rule - 1), ONE
-        return [Draft(self.text, grid, When(decode=True)), Draft(self.text, grid, When("B", 2, decode=False))]
+        drafts = [Draft(self.text, grid, When(decode=True)), Draft(self.text, grid, When("B", 2, decode=False))]
+        if self.lists is None:
+            return drafts
+        return [*list_drafts(self.region, self.context, self.kind, self.tile.keys, 1), *drafts]
 
     def _write(self) -> None:
         add, text, tile = self.text.add, self.text, self.tile
         add("program = tl.program_id(0)")
         self.heads("program")
         self.wait()
+        lengths, keys_of = text.step("lengths"), ""
+        if self.lists is None:
+            keys_of = self.keys.of_sequence(tile.keys)
+        else:
+            lengths, keys_of = text.pointer(self.lists.counts, "counts"), self.call("visible_keys", "whole_count")
         add(
             f"sequence, share, shares, place, first, last = {self.call('attention', 'find_share')}(",
-            f"    {text.step('starts')}, {text.step('lengths')}, {text.size('B')}, tl.program_id(1),"
-            f" {text.shares(self.name)}, {self.keys.of_sequence(tile.keys)}, {tile.keys})",
+            f"    {text.step('starts')}, {lengths}, {text.size('B')}, tl.program_id(1), {text.shares(self.name)},"
+            f" {keys_of}, {tile.keys})",
             "if sequence < 0:",
             "    return",
             f"token = tl.load({text.step('starts')} + sequence)",
             f"position = tl.load({text.step('lengths')} + sequence).to(tl.int32) - 1",
-            *(self.keys.gap_of_sequence("position + 1", tile.keys) if self.keys.apart else ["stop = last"]),
+            *self._end(),
             f"row = tl.arange(0, {tile.rows})",
             f"head = first_head + tl.minimum(row, {self.count} - 1)  # rows that fill up the tile repeat the last head",
         )
@@ -80,6 +89,12 @@ class DecodeAttention(AttentionKernel):
             add(f"    {self.store(acc, '(first_head + row)', real, chunk, ('None, :', ':, None'))}")
         add("else:")
         self._merge()
+
+    def _end(self) -> list[str]:
+        """Lines that set `stop`, and what else loops need to know of the blocks."""
+        if self.lists is not None:
+            return ["length = position + 1", "stop = length", *self.of_list("sequence")]
+        return self.keys.gap_of_sequence("position + 1", self.tile.keys) if self.keys.apart else ["stop = last"]
 
     def _merge(self) -> None:
         region, shape, text = self.region, self.shape, self.text

@@ -10,10 +10,11 @@ from dataclasses import replace
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_keys import VisibleKeys
+from llmc.codegen.triton.attention_lists import MOST_KEYS, Lists, lists_of
 from llmc.codegen.triton.attention_shape import AttentionShape, Chunk, Tile, chunks
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_cache import ELEMENTS, SCALED
-from llmc.codegen.triton.emit_mask import Formula
+from llmc.codegen.triton.emit_mask import Formula, position_type
 from llmc.codegen.triton.kernel import KernelText, offset
 
 LOG2E = 1.4426950408889634
@@ -43,6 +44,8 @@ class AttentionKernel:
         )
         self.formula = Formula(self.text, region.tables)
         self.keys = VisibleKeys(region, self.text)
+        in_lists = region.layer in context.listed
+        self.lists: Lists | None = lists_of(region, context, self.kind, tile.keys) if in_lists else None
         self.call = self.text.call
         # How keys, rows, and elements of a head stand in scores, keys, queries and values.
         turned = bool(tile.groups)
@@ -164,9 +167,15 @@ class AttentionKernel:
         self.visible = "" if self.keys.plain else self.formula.predicate(self.region.mask)
         self.bias = "" if self.region.bias == "0" else self.formula.number(self.region.bias)
         if self.visible or self.bias:
-            self.text.add("q = position.to(tl.int64)  # positions of queries, and below of keys, as formulas call them")
-            self.text.add(f"h = head.to(tl.int64)[{self.row_axes}]")
+            whole = self.position_type
+            self.text.add(f"q = position.to({whole})  # positions of queries, and below of keys, as formulas call them")
+            self.text.add(f"h = head.to({whole})[{self.row_axes}]")
             self.text.add(*self.formula.before)
+
+    @property
+    def position_type(self) -> str:
+        """Of positions and heads in formulas."""
+        return position_type(self.region.mask if self.visible else "True", self.region.bias)
 
     def state(self, indent: str = "") -> None:
         """The state before the first block."""
@@ -184,6 +193,15 @@ class AttentionKernel:
         """A loop over the blocks from one key up to another, both counted without a gap. visible: see `block`."""
         keys, size = self.tile.keys, self.context.block_size
         block_at, past = self.call("attention", "block_at"), f"start + {keys}"
+        if self.lists is not None:
+            lookup = f"{self.call('visible_keys', 'listed_block')}(entries, table, {{}}, count, long, {keys}, {size})"
+            self.text.add(
+                f"entry = {lookup.format(begin)}",
+                f"for visited in tl.range({begin}, {end}, {keys}):",
+                "    start, block = (entry & 0x7FFFFFFF).to(tl.int32), entry >> 32",
+            )
+            self.block("", visible, f"entry = {lookup.format(f'visited + {keys}')}")
+            return
         if not self.keys.apart:
             self.text.add(f"block = {block_at}(table, {begin}, stop, {size})")
             self.text.add(f"for start in tl.range({begin}, {end}, {keys}):")
@@ -197,15 +215,25 @@ class AttentionKernel:
             )
         self.block(past, visible)
 
-    def block(self, following: str, visible: str) -> None:
+    def of_list(self, row: str) -> list[str]:
+        """Lines that set what loops over a list need: that of a row."""
+        assert self.lists is not None, "there are lists"
+        entries, counts = self.text.pointer(self.lists.entries, "lists"), self.text.pointer(self.lists.counts, "counts")
+        return [
+            f"entries = {entries} + {row}.to(tl.int64) * {self.lists.width}",
+            f"count = tl.load({counts} + {row}).to(tl.int32)",
+            f"long = length > {MOST_KEYS}",
+        ]
+
+    def block(self, following: str, visible: str, lookup: str = "") -> None:
         """The body of a loop: adds the keys of `block` from `start` on. Then `block` is that of position `following`.
 
-        visible: a predicate; "" where all keys are seen.
+        visible: a predicate; "" where all keys are seen. lookup: a line that finds the next block, in place of that.
         """
-        size = self.context.block_size
+        size, block_at = self.context.block_size, self.call("attention", "block_at")
         self.text.add(
             f"    cached = (block * {self.region.key_heads} + key_head) * {size} + start % {size}",
-            f"    block = {self.call('attention', 'block_at')}(table, {following}, stop, {size})",
+            f"    {lookup or f'block = {block_at}(table, {following}, stop, {size})'}",
         )
         early = self.scaled and self.from_memory  # unpacked with the keys: one barrier for both
         lines = [line for _, line in self._loads(visible)] if early else []
@@ -235,7 +263,7 @@ class AttentionKernel:
         if self.bias or visible:
             yield f"k_position = (start + key)[{self.key_axes}]"
         if self.bias or (self.visible and visible):
-            yield "k = k_position.to(tl.int64)"
+            yield f"k = k_position.to({self.position_type})"
         if self.bias:
             yield f"scores += {self.bias} * {LOG2E!r}"
         if visible:

@@ -3,6 +3,7 @@
 from llmc.codegen.key_ranges import key_ranges
 from llmc.codegen.regions import Attention
 from llmc.codegen.triton.attention_kernel import AttentionKernel
+from llmc.codegen.triton.attention_lists import list_drafts
 from llmc.codegen.triton.attention_shape import prefill_shape, prefill_tile
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft
@@ -41,9 +42,12 @@ class PrefillAttention(AttentionKernel):
         self._write()
 
     def drafts(self) -> list[Draft]:
-        """Its launch."""
+        """Its launch, and that which makes lists for it."""
         programs = Extent(times=self.region.key_heads * self.shape.parts)
-        return [Draft(self.text, (programs, Extent("T", per=self.tokens, plus="B"), ONE), When(decode=False))]
+        own = Draft(self.text, (programs, Extent("T", per=self.tokens, plus="B"), ONE), When(decode=False))
+        if self.lists is None:
+            return [own]
+        return [*list_drafts(self.region, self.context, self.kind, self.tile.keys, self.tokens), own]
 
     def _write(self) -> None:
         add, text, tile = self.text.add, self.text, self.tile
@@ -71,6 +75,7 @@ class PrefillAttention(AttentionKernel):
             "low, high = tl.min(positions_of, 0), tl.max(positions_of, 0)",
             f"length = tl.load({text.step('lengths')} + sequence).to(tl.int32)",
             *self.keys.of_tile(tile.keys),
+            *(self.of_list("token") if self.lists is not None else []),
         )
         self.queries()
         self.start()
@@ -84,8 +89,10 @@ class PrefillAttention(AttentionKernel):
         if self.keys.plain and tile.edges_apart:
             self._two_loops(" & ".join(limits))
         else:
-            end = "stop - gap" if self.keys.apart else "stop"
-            self.over_blocks("begin", end, " & ".join([*limits, *([self.visible] if self.visible else [])]))
+            begin, end = "begin", "stop - gap" if self.keys.apart else "stop"
+            if self.lists is not None:
+                begin, end = "0", "count"
+            self.over_blocks(begin, end, " & ".join([*limits, *([self.visible] if self.visible else [])]))
         self.joined()
         real = f"(row // {heads} < {self.tokens}) & (token + row // {heads} < last)"
         if self.shape.group % heads:

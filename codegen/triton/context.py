@@ -27,6 +27,10 @@ class Context:
     """All crossovers that were asked for, by the names of linears."""
     shares: dict[str, Shares] = field(default_factory=dict)
     """Over how many programs attentions divide their keys, by their names."""
+    listed: frozenset[int] = frozenset()
+    """Layers whose attention goes over lists of blocks (see `llmc.codegen.triton.attention_lists`)."""
+    listing: set[int] = field(default_factory=set)
+    """Lists that a launch makes, by the keys of their buffers."""
     bounded: frozenset[int] = frozenset()
     """Layers whose attention needs no running maximum (see `llmc.codegen.triton.score_bounds`)."""
     _passed: dict[str, Buffer] = field(default_factory=dict)

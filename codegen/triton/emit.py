@@ -18,6 +18,7 @@ from llmc.codegen.plan_memory import plan
 from llmc.codegen.regions import Attention, Experts, Linear, Region, TorchRegion
 from llmc.codegen.select import Crossovers
 from llmc.codegen.target import Target
+from llmc.codegen.triton.attention_lists import listed
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.emit_attention import emit_attention
 from llmc.codegen.triton.emit_experts import emit_experts
@@ -78,11 +79,14 @@ class _Emitter:
         lowered = replace(lowered, regions=narrowed(lowered.regions))
         self.model, self.lowered, self.caches, self.target = model, lowered, caches, target
         self.context = Context(target, crossovers, tuple(caches), BLOCK_SIZE, lowered.vocabulary)
+        self._lists: dict[tuple[str, tuple[str, ...], int], bool] = {}
         attentions = {n: region for n, region in enumerate(lowered.regions) if isinstance(region, Attention)}
         bounds = {n: score_bound(region, lowered.regions, self._weight) for n, region in attentions.items()}
         dtypes = {n: caches[region.layer].dtype for n, region in attentions.items()}
+        self.context.listed = frozenset(region.layer for region in attentions.values() if self._listed(region))
         self.notes = {
-            n: f"{bounds[n].note(dtypes[n])}; {key_ranges(region.mask, region.heads).note}"
+            n: f"{bounds[n].note(dtypes[n])};"
+            f" {key_ranges(region.mask, region.heads).note(listed=region.layer in self.context.listed)}"
             for n, region in attentions.items()
         }
         self.context.bounded = frozenset(
@@ -93,6 +97,14 @@ class _Emitter:
         ]
         self.names: dict[str, str] = {}
         self.kernels: dict[str, tuple[Kernel, KernelText]] = {}
+
+    def _listed(self, region: Attention) -> bool:
+        """Whether steps make lists of the blocks that its mask lets queries see."""
+        key = region.mask, tuple(view.buffer.name for view in region.tables), region.heads
+        if key not in self._lists:
+            mask, tables, heads = key
+            self._lists[key] = listed(mask, [self._weight(table) for table in tables], heads)
+        return self._lists[key]
 
     def _weight(self, name: str) -> torch.Tensor:
         return self.model.weights[name].evaluate()

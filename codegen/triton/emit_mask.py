@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmc.codegen.formula_terms import magnitude, value_of
+from llmc.codegen.key_ranges import FAR
 from llmc.codegen.layout import View
 from llmc.codegen.triton.kernel import KernelText, offset
 
@@ -76,6 +78,13 @@ class Formula:
             a, b = (a if first == "float" else self._real(left)), (b if second == "float" else self._real(right))
         if isinstance(op, ast.Div):
             return f"({self._real(left)} / {self._real(right)})", "float"
+        if isinstance(op, ast.FloorDiv | ast.Mod) and kind == "int" and (size := value_of(right) or 0) > 0:
+            if size & (size - 1) == 0:
+                return (
+                    f"({a} >> {size.bit_length() - 1})" if isinstance(op, ast.FloorDiv) else f"({a} & {size - 1})"
+                ), kind
+            quotient = f"{self.kernel.call('visible_keys', 'floor_by')}({a}, {size})"
+            return (quotient if isinstance(op, ast.FloorDiv) else f"({a} - {quotient} * {size})"), kind
         if isinstance(op, ast.FloorDiv | ast.Mod):
             name = "floor_divide" if isinstance(op, ast.FloorDiv) else "modulo"
             return f"{self._library(name, kind)}({a}, {b})", kind
@@ -127,8 +136,16 @@ class Formula:
         return line.partition(" ")[0], kind
 
 
+def position_type(*formulas: str) -> str:
+    """The type of positions and heads in formulas: one of 32 bits where there is room for all that is made of them."""
+    most = dict.fromkeys("qkh", FAR - 1)
+    narrow = all(magnitude(formula, most) < 1 << 31 for formula in formulas)
+    tables = any(isinstance(node, ast.Subscript) for formula in formulas for node in ast.walk(ast.parse(formula)))
+    return "tl.int32" if narrow and not tables else "tl.int64"
+
+
 def _short(node: ast.expr) -> tuple[str, int, int] | None:
-    """A sum of positions, heads and constants in 32 bits, and its least and greatest value, where they have room for it.
+    """A sum of positions, heads and constants in 32 bits, and its least and greatest value, where there is room.
 
     A GPU makes a float of 32 bits in one instruction, of 64 in many. Positions are less than 2^30.
     """
@@ -143,7 +160,7 @@ def _short(node: ast.expr) -> tuple[str, int, int] | None:
                 return None
             ends = sorted((sign * b[1], sign * b[2]))
             least, greatest = a[1] + ends[0], a[2] + ends[1]
-            fits = -(1 << 31) <= least and greatest < 1 << 31
+            fits = least >= -(1 << 31) and greatest < 1 << 31
             return (f"({a[0]} {_BINARY[type(op)]} {b[0]})", least, greatest) if fits else None
         case _:
             return None

@@ -1,7 +1,7 @@
 """How long each kernel of a decode step takes on the GPU, beside the bytes of weights that it reads."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -96,6 +96,17 @@ def timed(device: Timed, graphs: Mapping[_Key, Graph], repetitions: int) -> dict
 
             samples[variant].append(device.measure(replay) / replays[variant])
     return {variant: statistics.median(seconds) for variant, seconds in samples.items()}
+
+
+def reads_indices(plan: Plan, launches: Iterable[Launch | Product]) -> bool:
+    """Whether launches read indices from the arena, where something else may lie by the end of a step."""
+    types = {kernel.name: [type for _, type in kernel.parameters] for kernel in plan.kernels}
+    return any(
+        argument.kind == "arena" and type == "*i64"
+        for launch in launches
+        if isinstance(launch, Launch)
+        for argument, type in zip(launch.arguments, types[launch.kernel], strict=True)
+    )
 
 
 def decode_batch(sequences: int, position: int, block_size: int) -> Batch:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from llmc.bench.gpu_kernels import Timed, decode_batch, timed
+from llmc.bench.gpu_kernels import Timed, decode_batch, reads_indices, timed
 from llmc.errors import OutOfMemory
 from llmc.runtime.cuda.device import Graph
 from llmc.runtime.cuda.plan import CACHE_BYTES, Launch, Plan, Product
@@ -102,6 +102,8 @@ def _measured(given: Measured, name: str, count: int, length: int) -> dict[int, 
     if count * length > MOST_TOKENS:
         return None
     launches = list(_launches(given.program.plan, name))
+    if not launches:
+        return None
     wanted = -(-given.rotated // max(1, count * length * _bytes(given.program.plan, launches)))
     for copies in dict.fromkeys((min(wanted, MOST_COPIES, max(1, MOST_TOKENS // (count * length))), 1)):
         try:
@@ -128,8 +130,10 @@ def _timed(
 
     def record() -> None:
         for step in steps:
-            program.run(launches, *step)
+            program.run(recorded, *step)
 
+    # Lists of blocks are not there any more once the step is over.
+    recorded = program.plan.launches if reads_indices(program.plan, launches) else launches
     graphs: dict[int, Graph] = {}
     for programs in sorted({max(1, min(shares.most, round(shares.rule * times))) for times in TIMES_RULE}):
         with divided(program, name, programs):

@@ -6,13 +6,13 @@ on copies of these where they are few: what the chip's caches hold of one weight
 Mixtures of experts are measured in whole steps.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from llmc.bench.gpu_kernels import Timed, timed, weight_sizes
+from llmc.bench.gpu_kernels import Timed, reads_indices, timed, weight_sizes
 from llmc.bench.tune import takeovers
 from llmc.bench.tune_attention import CONTEXTS, SEQUENCES, Measured, ShareTimings, measure_shares
 from llmc.runtime.batch import Piece, pack
@@ -168,7 +168,7 @@ def _variants(
             if sizes[launch.when.symbol] == rows and _takes(launch.candidate, rows)
         }
         if able:
-            chosen = {**others, **able} if _reads_indices(plan, able.values()) else able
+            chosen = {**others, **able} if reads_indices(plan, able.values()) else able
             yield variant, [chosen[place] for place in sorted(chosen)]
 
 
@@ -181,17 +181,6 @@ def _variant(launch: Launch | Product, linear: str) -> str | None:
 def _takes(candidate: Candidate | None, rows: int) -> bool:
     assert candidate is not None, "it belongs to a variant"
     return candidate.least <= rows and (candidate.most is None or rows <= candidate.most)
-
-
-def _reads_indices(plan: Plan, launches: Iterable[Launch | Product]) -> bool:
-    """Whether launches read indices from the arena, where something else may lie by the end of a step."""
-    types = {kernel.name: [type for _, type in kernel.parameters] for kernel in plan.kernels}
-    return any(
-        argument.kind == "arena" and type == "*i64"
-        for launch in launches
-        if isinstance(launch, Launch)
-        for argument, type in zip(launch.arguments, types[launch.kernel], strict=True)
-    )
 
 
 def _candidates(plan: Plan) -> list[Candidate]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from support.attention_regions import Case, Sequences
 
+from llmc.codegen.triton import attention_kernel, attention_lists
+
 F32, F16 = torch.float32, torch.float16
 
 
@@ -56,6 +58,7 @@ CASES = {
     "every second": Case(mask="(k <= q) & ((q - k) % 2 == 0)", dtype=F32),
     "a mask for each head": Case(mask="(k < q - 20 * h) & (q % 3 != 1)", dtype=F32),
     "a table of keys": Case(mask="(k <= q) & t0[k % 60]", tables=(SEEN,), dtype=F32),
+    "lists of blocks, int8": Case(mask="(k <= q) & (k // 20 % 2 == q % 2)", dtype=torch.int8, scale=0.2, listed=True),
     "softcap": Case(softcap=3.0, scale=1.0, dtype=F32),
     "no running maximum": Case(heads=6, bounded=True, mask="(k <= q) & (q - k < 40)", dtype=F32),
     "no running maximum, large scores": Case(
@@ -108,6 +111,40 @@ def test_blocks_are_read_where_the_formula_is_not_understood() -> None:
     _fill(sequences)
     with pytest.raises(IndexError):
         sequences.step([1])
+
+
+LISTED = {
+    "each eighth block": Case(mask="(k <= q) & ((q // 64 - k // 64) % 8 == 0)"),
+    "far spans": Case(mask="(k <= q) & ((q - k < 100) | (k // 256 % 2 == 1))"),
+    "a table of keys": Case(mask="(k <= q) & t0[k // 128]", tables=(torch.tensor([1, 0, 0, 1, 0, 1, 1, 1]) > 0,)),
+    "a table of queries": Case(mask="(k <= q) & (k // 128 == t0[q])", tables=(torch.arange(940) // 300,)),
+    "heads that see other blocks": Case(mask="(k <= q) & ((k // 128 + h) % 4 == 1)", heads=2, key_heads=1),
+    "seldom any": Case(mask="(k <= q) & (q % 7 == 3) & (k % 400 == 5)"),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("cores", [2, 40])
+def test_blocks_of_lists_are_those_that_are_read(name: str, cores: int) -> None:
+    case = replace(LISTED[name], dtype=F32, cores=cores, listed=True)
+    sequences = Sequences(case, [940, 700, 70], hidden_blocks=False)
+    sequences.done = [900, 690, 66]
+    _fill(sequences)
+    _agree(sequences, [30, 1, 2], [1, 1, 1], [5, 1, 1])
+    lists = [name for name in sequences.launches if name.endswith("_blocks")]
+    assert lists == ["attention_decode_blocks", "attention_prefill_blocks"] + ["attention_decode_blocks"] * 2 + [
+        "attention_prefill_blocks"
+    ]
+
+
+def test_sequences_longer_than_lists_have_all_blocks_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_lists, "MOST_KEYS", 512)
+    monkeypatch.setattr(attention_kernel, "MOST_KEYS", 512)
+    case = replace(LISTED["each eighth block"], dtype=F32, listed=True)
+    sequences = Sequences(case, [940, 500, 30])
+    sequences.done = [900, 490, 20]
+    _fill(sequences)
+    _agree(sequences, [30, 1, 2], [1, 1, 1])
 
 
 def test_sequences_of_different_lengths_in_one_step() -> None:

@@ -25,6 +25,9 @@ SHAPES = {
     "8B, fp16": replace(LLAMA_8B, dtype=torch.float16),
     "8B, fp32": replace(LLAMA_8B, dtype=torch.float32),
     "window": replace(LLAMA_8B, mask="(k <= q) & (q - k < 4096)"),
+    "chunks": replace(LLAMA_8B, mask="(k <= q) & (k // 8192 == q // 8192)"),
+    "first keys and a window": replace(LLAMA_8B, mask="(k <= q) & ((k < 4) | (q - k < 1024))"),
+    "lists": replace(LLAMA_8B, mask="(k <= q) & ((q // 64 - k // 64) % 8 == 0)", listed=True),
     "256": GEMMA,
     "256, bounded": replace(GEMMA, mask="(k <= q) & (q - k < 4096)", softcap=50.0, bounded=True),
     "256, int8": replace(GEMMA, dtype=torch.int8),
@@ -50,7 +53,7 @@ def test_a_decode_step_reads_widely_and_ahead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "level"),
-    [("1B", "sm_90"), ("8B", "sm_100"), ("8B, fp8", "sm_89"), ("8B, int8", "sm_80"), ("256", "sm_90")],
+    [("1B", "sm_90"), ("8B", "sm_100"), ("8B, fp8", "sm_89"), ("8B, int8", "sm_80"), ("256", "sm_90"), ("lists", "sm_90")],
 )
 def test_shapes_of_models(shape: str, level: str, tmp_path: Path) -> None:
     drafts = {d.kernel.kind: d for d in attention_drafts(replace(SHAPES[shape], target=level))}

@@ -44,6 +44,8 @@ class Case:
     scale: float = 0.25
     bounded: bool = False
     """Whether kernels do without a running maximum."""
+    listed: bool = False
+    """Whether kernels go over lists of blocks."""
     cores: int | None = None
     """Those of the target, if not as many as it has: how many programs divide keys among them."""
 
@@ -57,9 +59,10 @@ class Case:
     def context(self) -> Context:
         spec = CacheSpec(self.key_heads, self.key_size, self.value_size, format_of(self.dtype))
         bounded = frozenset({0} if self.bounded else ())
+        listed = frozenset({0} if self.listed else ())
         target = Target.preset(self.target)
         target = replace(target, cores=self.cores or target.cores)
-        return Context(target, Crossovers(), (spec,), BLOCK_SIZE, 100, bounded=bounded)
+        return Context(target, Crossovers(), (spec,), BLOCK_SIZE, 100, bounded=bounded, listed=listed)
 
     def region(self) -> Attention:
         def weight(name: str, value: torch.Tensor) -> View:
@@ -182,7 +185,9 @@ class Sequences:
 
         def argument(ref: Ref, type: str) -> object:
             if ref.buffer is not None:
-                return named[ref.buffer.name]
+                rows = sizes["T"] if ref.buffer.domain == "T" else 1
+                passed = torch.full((rows, ref.buffer.width), -1 << 40)
+                return named.setdefault(ref.buffer.name, passed)
             found = ref.argument
             assert found is not None
             if found.kind == "size":
@@ -214,7 +219,7 @@ class Sequences:
             done = launch(getattr(self.module, draft.kernel.kind), grid, *arguments)
             if draft.kernel.kind == "cache":
                 self._check_stored(paged)
-            else:
+            elif not draft.kernel.kind.endswith("_blocks"):
                 self._check_written(done, draft.kernel.kind, step["starts"], named["output"], before)
             self.launches.append(draft.kernel.kind)
 

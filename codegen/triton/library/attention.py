@@ -47,8 +47,8 @@ def blocks_of_share(blocks, each):
 def find_share(starts, lengths, B, number, programs, keys_of: tl.constexpr, KEYS: tl.constexpr):
     """The work of program `number` of those that divide the keys of a step's sequences of one token among them.
 
-    Together they are to have about so many `programs`, each about as many keys, whatever the sequences' lengths: the same
-    bytes for every program, so that none is waited for. Returns the sequence, -1 where there is none; which of its
+    Together they are to have about so many `programs`, each about as many keys, whatever the sequences' lengths: the
+    same bytes for every program, so that none is waited for. Returns the sequence, -1 where there is none; which of its
     shares; how many it has; where the state of its first share is kept, if there are several; the first key and the
     last + 1, as keys_of(length, KEYS) gives those that the last of `length` tokens sees.
     """

@@ -10,7 +10,7 @@ def floor_divide(x, y):
     y = y + tl.zeros_like(x + y)
     quotient = x // y
     beyond = ((y > 0) & (quotient * y > x)) | ((y < 0) & (quotient * y < x))
-    return quotient - beyond.to(tl.int64)
+    return quotient - beyond.to(quotient.dtype)
 
 
 @triton.jit

@@ -31,3 +31,19 @@ def two_ranges(low, end, other_low, other_end, KEYS: tl.constexpr):
 def past_gap(place, gap_at, gap):
     """The key that is at a place counted without the gap."""
     return place + tl.where(place >= gap_at, gap, 0)
+
+
+@triton.jit
+def whole_count(length, KEYS: tl.constexpr):
+    """All keys of the blocks in a list of `length` keys, as `find_share` asks for them."""
+    return length * 0, length
+
+
+@triton.jit
+def listed_block(entries, table, visited, count, long, KEYS: tl.constexpr, BLOCK: tl.constexpr):
+    """The entry of the block that `visited` of `count` keys are before: its first key, and the cache's block above bit
+    32. Of a sequence that is `long`er than lists are, all blocks are visited; there are none beyond the last.
+    """
+    place = tl.maximum(tl.minimum(visited, count - KEYS), 0)
+    entry = tl.load(entries + place // KEYS, mask=long == 0, other=0)
+    return tl.where(long, (tl.load(table + place // BLOCK, mask=long, other=0) << 32) | place, entry)
