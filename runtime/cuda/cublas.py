@@ -61,10 +61,11 @@ class Cublas:
                 raise MissingTool(f"{path}: has no {name}, expected cuBLAS 12 or 13; {_WAY_OUT}")
             function.restype, function.argtypes = c_int, types
             self._functions[name] = function
-        self._describe = getattr(loaded, "cublasGetStatusString", None)
-        if self._describe is None:
+        describe = getattr(loaded, "cublasGetStatusString", None)
+        if describe is None:
             raise MissingTool(f"{path}: has no cublasGetStatusString, expected cuBLAS 12 or 13; {_WAY_OUT}")
-        self._describe.restype, self._describe.argtypes = c_char_p, (c_int,)
+        describe.restype, describe.argtypes = c_char_p, (c_int,)
+        self._describe = describe
         self.version = ".".join(str(self._property(number)) for number in range(3))
         """Its own version, such as "13.1.0"."""
 

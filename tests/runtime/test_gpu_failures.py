@@ -3,15 +3,18 @@
 import gc
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support import fake_cuda
+from support import cuda_artifact, fake_cuda
 from support.tiny_gpu_program import BLOCK, PLAN, V, expected, weights
 
-from llmc.errors import BadRequest, DeviceFailed, OutOfMemory
+from llmc.errors import ArtifactRejected, BadRequest, DeviceFailed, OutOfMemory
+from llmc.runtime.artifact import Artifact
 from llmc.runtime.cuda.cuda_device import CudaDevice
 from llmc.runtime.cuda.device import Place
+from llmc.runtime.cuda.open_session import open_cuda_session
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.manifest import ModelFacts, Ranges
 from llmc.runtime.sample import SamplingParams
@@ -63,6 +66,34 @@ def test_memory_may_lack_at_any_point_of_opening_a_program() -> None:
         else:
             break
     assert place > 3
+
+
+def test_an_artifact_that_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
+    """Memory lacks at any point, or the weights are damaged; neither memory stays nor a thread that reads."""
+    path = cuda_artifact.write(tmp_path / "a")
+
+    def opened() -> Session:
+        artifact = Artifact.open(path, verify="fast")
+        return open_cuda_session(artifact, cache=tmp_path, trust=True, library=fake_cuda.library()._name)
+
+    before = threading.active_count()
+    for place in range(100):
+        fail(allocation=place)
+        try:
+            opened()
+        except OutOfMemory as error:
+            assert "nvidia-smi" in str(error)
+        else:
+            break
+    assert place > 3
+    fail()
+    weights_file = path / "weights.safetensors"
+    content = bytearray(weights_file.read_bytes())
+    content[-1] ^= 1
+    weights_file.write_bytes(content)
+    with pytest.raises(ArtifactRejected, match="damaged"):
+        opened()
+    assert threading.active_count() == before
 
 
 def test_memory_may_lack_at_any_point_of_a_generation_and_be_there_for_the_next() -> None:
