@@ -216,6 +216,9 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
     counts = loop.counts
     if traits.matrix_units and not _multiplies(loop):
         yield "the inner loop multiplies outside of tensor cores"
+    waits = sum(item.op.startswith("WARPGROUP.DEPBAR") for item in loop.body)
+    if counts["HGMMA"] > 2 and waits >= counts["HGMMA"]:
+        yield f"each of {counts['HGMMA']} products of a group of warps is waited for: ptxas found none that may overlap"
     if not traits.weight_bits:
         return
     evicted = [item for item in loop.body if item.name == "LDG" and ".EF" in item.op]

@@ -120,6 +120,29 @@ def test_a_loop_that_is_unrolled_is_examined_as_well(cache: Path) -> None:
     assert any("conversions" in finding for finding in examination.findings)
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_products_that_wait_for_one_another_are_found(cache: Path, held: bool) -> None:
+    """Registers that a product reads in the next round are written while the product of this one still reads them."""
+    text = KernelText("products", matrix_units=True)
+    w = text.pointer(Buffer(1, "weight", "", 1 << 20, "bf16", "weight"), "w")
+    y = text.pointer(Buffer(2, "y", "T", 4096, "f32", "arena"), "y")
+    text.add(
+        "k = tl.arange(0, 64)",
+        "at = k[:, None] * 64 + k[None, :]",
+        f"first = tl.load({w} + at)",
+        "before = tl.zeros((64, 64), tl.int16)",
+        "total = tl.zeros((64, 64), tl.float32)",
+        f"for start in tl.range(4096, {text.size('T')}, 4096):",
+        f"    matrix = tl.load({w} + start + at)",
+        "    found = tl.dot(first, matrix).to(tl.bfloat16)",
+        f"    total = tl.dot({'before.to(tl.bfloat16, bitcast=True)' if held else 'found'}, matrix, total * 0.5)",
+        "    before = found.to(tl.int16, bitcast=True)",
+        f"tl.store({y} + at, total)",
+    )
+    said = examine(_compiled(cache, text), Traits(matrix_units=True), "sm_90").findings
+    assert [finding.partition(" is waited")[0] for finding in said] == held * ["each of 8 products of a group of warps"]
+
+
 def test_a_loop_outside_of_matrix_units_is_found(cache: Path) -> None:
     found = _findings(cache, _product("bf16"), matrix_units=True).findings
     assert "the inner loop multiplies outside of tensor cores" in found
