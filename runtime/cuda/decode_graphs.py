@@ -8,9 +8,9 @@ asks for something else, what that replay wrote is never read: it lies behind th
 written there later comes later in the stream.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -26,7 +26,14 @@ MOST_SEQUENCES = 256
 """Larger batches are launched directly: what recording saves is small beside what they compute."""
 _FIRST_BLOCKS = 16
 
-Run = Callable[[Sequence[Launch | Product], Mapping[str, int], StepArrays], None]
+
+class Run(Protocol):
+    """Asks the device for the launches of a step of some sizes, for all of them so many times."""
+
+    def __call__(
+        self, launches: Sequence[Launch | Product], sizes: Mapping[str, int], arrays: StepArrays, times: int = 1
+    ) -> None:
+        """Do so."""
 
 
 @dataclass
@@ -60,7 +67,7 @@ class DecodeGraphs:
     """The recordings of one program, made when they are first needed."""
 
     def __init__(self, plan: Plan, device: Device, run: Run) -> None:
-        """`run` asks the device for the launches of a step of some sizes."""
+        """`run` asks for launches."""
         self._plan, self._device, self._run = plan, device, run
         self._buckets: dict[int, _Bucket] = {}
         self._ahead: _Ahead | None = None
@@ -198,9 +205,8 @@ class DecodeGraphs:
         key = steps, limited
         if key not in bucket.graphs:
             sizes = bucket.sizes | {"F": int(limited)}
-            each = [self._plan.launches, self._plan.sampling] * steps if steps else [self._plan.launches]
-            launches = list(chain.from_iterable(each))
-            bucket.graphs[key] = self._device.capture(lambda: self._run(launches, sizes, bucket.arrays))
+            launches = [*self._plan.launches, *self._plan.sampling] if steps else self._plan.launches
+            bucket.graphs[key] = self._device.capture(lambda: self._run(launches, sizes, bucket.arrays, max(steps, 1)))
         return bucket.graphs[key]
 
 

@@ -1,6 +1,8 @@
 """A compiled program on a GPU: its memory, planned here and nowhere else, and the launches of each step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -167,13 +169,28 @@ class GpuProgram:
                 memory, offset = places[name]
                 self.device.copy(Place(memory, offset + source * size), Place(memory, offset + target * size), size)
 
-    def run(self, launches: Sequence[Launch | Product], sizes: Mapping[str, int], arrays: StepArrays) -> None:
-        """Ask the device for the launches that a step of these sizes takes, on arrays that are there."""
+    def run(
+        self, launches: Sequence[Launch | Product], sizes: Mapping[str, int], arrays: StepArrays, times: int = 1
+    ) -> None:
+        """Ask the device for the launches that a step of these sizes takes, on arrays that are there; for all of them
+        so many `times`."""
+        asked = []
+        for ask in self._asked(launches, sizes, arrays):
+            ask()
+            asked.append(ask)
+        for ask in chain.from_iterable(repeat(asked, times - 1)):
+            ask()
+
+    def _asked(
+        self, launches: Sequence[Launch | Product], sizes: Mapping[str, int], arrays: StepArrays
+    ) -> Iterator[Callable[[], None]]:
+        """What asks the device for each launch that takes place."""
         for launch in launches:
             if not launch.when.holds(sizes):
                 continue
             if isinstance(launch, Product):
-                self._multiply(launch, sizes, arrays)
+                if rows := sizes[launch.rows]:
+                    yield self._product(launch, rows, sizes, arrays)
                 continue
             x, y, z = (extent.at(sizes) for extent in launch.grid)
             for argument in launch.arguments:
@@ -183,14 +200,12 @@ class GpuProgram:
             if x and y and z:
                 kernel = self._kernels[launch.kernel]
                 arguments = [self.locate(argument, sizes, arrays) for argument in launch.arguments]
-                self.device.launch(kernel, (x, y, z), arguments, kernel.pdl)
+                yield partial(self.device.launch, kernel, (x, y, z), arguments, kernel.pdl)
 
-    def _multiply(self, product: Product, sizes: Mapping[str, int], arrays: StepArrays) -> None:
-        rows = sizes[product.rows]
-        if rows:
-            weight, inputs, sums = (self.locate(argument, sizes, arrays) for argument in product.arguments)
-            assert isinstance(weight, Place) and isinstance(inputs, Place) and isinstance(sums, Place), "matrices"
-            self.device.multiply(product, rows, weight, inputs, sums)
+    def _product(self, product: Product, rows: int, sizes: Mapping[str, int], arrays: StepArrays) -> Callable[[], None]:
+        weight, inputs, sums = (self.locate(argument, sizes, arrays) for argument in product.arguments)
+        assert isinstance(weight, Place) and isinstance(inputs, Place) and isinstance(sums, Place), "matrices"
+        return partial(self.device.multiply, product, rows, weight, inputs, sums)
 
     def _launch(self, batch: Batch) -> None:
         """Ask for the launches of any step, without recording them."""
