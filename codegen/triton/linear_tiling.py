@@ -1,5 +1,6 @@
 """The tiles of linears in matrix units, by fixed rules over what they need of a multiprocessor."""
 
+import itertools
 import math
 
 from llmc.codegen.layout import View
@@ -42,6 +43,10 @@ SHARED = {"sm_80": 96 << 10, "sm_89": 96 << 10, "sm_90": 224 << 10, "sm_100": 22
 """Bytes of shared memory that a program can have. What is made for sm_80 also runs on 8.6 and, as PTX, on 12.0, where a
 program has less of it than on 8.0.
 """
+ROOM = {"sm_80": 152 << 10}
+"""Bytes of shared memory for the tiles of all programs of a multiprocessor, where one cannot have nearly all of it."""
+LATENCY = 0.9e-6
+"""Seconds that memory takes to answer while it is busy."""
 WARPS = 4
 UNDER_WAY = 48 << 10
 """Bytes of weights that a multiprocessor should have asked for."""
@@ -127,21 +132,29 @@ def _flat(
     joined = 1
     if rows == 64 and mine * owned.sets == 64 and form.short and form.group and "mins" not in form.parts:
         # Each warp has rows of its own: all of their sums would not fit into its registers.
-        batch, joined = 1, 256 // form.unit
+        batch, joined = 1, 1 if form.bits == 6 and target.level in ("sm_80", "sm_89") else 256 // form.unit
     programs = max(1.0, owned.count * splits / (mine * target.cores))
     weights, activations = form.unit * form.bits * mine * owned.sets // 8, form.unit * (2 if ready else 4) * rows
-    shared = form.groups * 8 * mine * owned.sets  # of groups
+    shared = form.groups * 8 * mine * owned.sets  # of groups, as much as it may be
     all_room = SHARED.get(target.level, 64 << 10)
     if joined > 1 and target.level in ("sm_90", "sm_100"):
         all_room -= activations * joined  # matrix units may still read those before the ones that are being read
     while batch > WARPS and (weights + activations + shared) * batch > all_room:
         batch //= 2
-    tile, stage = weights * batch * joined, (weights + activations) * batch * joined
-    room = all_room // min(2, math.ceil(programs))
-    most = 1 + all_room // (stage + shared * batch * joined)
-    wanted = 1 + math.ceil(UNDER_WAY / (tile * min(2, programs)))
-    stages = max(2, min(wanted, room // stage + 1, most, 1 + -(-units // (batch * joined)), 10))
-    return Tiling(mine, batch, rows, WARPS, stages, joined=joined, splits=splits)
+    several = min(2, programs)
+    rooms = [min(all_room, room // math.ceil(several)) for room in (all_room, ROOM.get(target.level, all_room))]
+    batches = [batch] if batch <= 2 * WARPS else [batch, batch // 2]
+    for room, size in itertools.product(rooms, batches):  # smaller rounds leave less of the room unused
+        tile, stage = weights * size * joined, (weights + activations) * size * joined
+        rounds = -(-units // (size * joined))
+        most = 1 + all_room // (stage + shared * size * joined)
+        wanted = 1 + math.ceil(UNDER_WAY / (tile * several))
+        stages = max(2, min(wanted, room // stage + 1, most, 10))
+        found = Tiling(mine, size, rows, WARPS, min(stages, 1 + rounds), joined=joined, splits=splits)
+        under_way = form.tile_bytes(mine * owned.sets * size * joined) * (stages - 1) * several
+        if stages > rounds or under_way >= LATENCY * target.bandwidth.value / target.cores:
+            break
+    return found
 
 
 def gemm_tiling(form: Form, owned: Owned, target: Target) -> Tiling:
@@ -173,7 +186,9 @@ def single_tiling(form: Form, owned: Owned, k: int, target: Target) -> SingleTil
     runs = -(-units // joined(form))
     run = joined(form) * form.unit
     part = run * rows * form.bits // 8  # of a tile, for each run in a batch
-    shared = part + run * (8 if form.bits == 6 else 6) + rows * COLUMNS * 4  # also the row and a norm's weight, scales and zeros
+    shared = (
+        part + run * (8 if form.bits == 6 else 6) + rows * COLUMNS * 4
+    )  # also the row and a norm's weight, scales and zeros
     all_room = SHARED.get(target.level, 64 << 10)
     wide = programs < 2 and runs >= 4 * WARPS and 2 * WARPS * (shared + run * COLUMNS * 2) <= all_room
     warps = 2 * WARPS if wide else WARPS

@@ -111,6 +111,7 @@ def examine(binary: Binary, traits: Traits, level: str) -> Examination:
     findings = [
         *_of_the_kernel(binary, machine, level),
         *_of_the_barriers(machine, loop, traits),
+        *_of_the_pipeline(machine, loop, traits),
         *_of_the_loop(loop, traits, a_weight, NEEDED_IN_FLIGHT[level] if all_at_once else in_flight, level),
         *_of_the_wait(binary, traits),
     ]
@@ -210,6 +211,12 @@ def _of_the_barriers(machine: Machine, loop: Loop | None, traits: Traits) -> Ite
         yield f"{count} barriers in the inner loop, at most {traits.most_barriers} are expected"
 
 
+def _of_the_pipeline(machine: Machine, loop: Loop | None, traits: Traits) -> Iterator[str]:
+    """Of a loop whose weights come in the background, everything does: nothing that is small is waited for alone."""
+    if loop is not None and traits.round_bytes and machine.loops and loop.counts["LDGSTS"] and loop.counts["LDG"]:
+        yield f"{loop.counts['LDG']} loads in the inner loop are not under way while the rounds before are computed"
+
+
 def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: int, level: str) -> Iterator[str]:
     if loop is None:
         return
@@ -229,8 +236,6 @@ def _of_the_loop(loop: Loop | None, traits: Traits, a_weight: float, in_flight: 
         yield f"{wide / total:.0%} of the weights that the inner loop reads come in loads of 16 bytes"
     if traits.weight_bits < 16 and (conversions := counts["I2F"] + counts["I2FP"]):
         yield f"{conversions} conversions from integers in the inner loop"
-    if traits.round_bytes and counts["LDGSTS"] and counts["LDG"]:
-        yield f"{counts['LDG']} loads in the inner loop are not under way while the rounds before them are computed"
     if traits.hurried and a_weight > (budget := time_for(traits.weight_bits, level)):
         yield f"{a_weight:.2f} instructions a weight of {traits.weight_bits:g} bits, there is time for {budget:.2f}"
     if in_flight < NEEDED_IN_FLIGHT[level]:
