@@ -7,7 +7,7 @@ program:
 
 * a softcap bounds scores by itself;
 * queries and keys that are RMS-normed by head have norms of at most sqrt(D) times the greatest magnitude of the norm's
-  weight. RoPE keeps norms where its cos and sin are those of one angle, without a factor.
+  weight. RoPE keeps norms where its cos and sin are those of one angle for both numbers of a pair, without a factor.
 
 A constant that was calibrated, and not proved, would need each block to be looked at, or the sums in the end, and the
 keys to be taken again where it did not hold. It is not done, as it gains nothing that is waited for. With heads of 128
@@ -22,7 +22,8 @@ from math import sqrt
 
 import torch
 
-from llmc.codegen.regions import Attention, HeadPart, Linear, Region, Rotation, RowRegion
+from llmc.codegen.layout import Buffer, View
+from llmc.codegen.regions import Attention, HeadPart, Linear, Region, Rotation, RowOp, RowRegion
 
 GREATEST = 90.0
 """The bound up to which scores need no maximum, in units of log 2."""
@@ -84,7 +85,7 @@ def _greatest_norm(
     if norm is None or norm.op != "rms_norm" or norm.bias is not None:
         return "have no RMS norm"
     if part.rotation is not None and not _keeps_norms(part.rotation, regions):
-        return "are turned by a RoPE with a factor"
+        return "are turned by a RoPE that is not seen to keep their norms"
     if norm.weight is None:
         return sqrt(size)
     if norm.weight.buffer.place != "weight":
@@ -93,12 +94,20 @@ def _greatest_norm(
 
 
 def _keeps_norms(rotation: Rotation, regions: Sequence[Region]) -> bool:
-    """Whether cos and sin are written by just these operations, not by a product with a factor."""
-    made = {
-        view.buffer: op.op
-        for region in regions
-        if isinstance(region, RowRegion)
-        for op in region.ops
-        for view in op.outputs
-    }
-    return made.get(rotation.cos.buffer) == "cos" and made.get(rotation.sin.buffer) == "sin"
+    """Whether both numbers of each pair are multiplied with the cos and the sin of one angle, and nothing else: angles
+    are those of the first numbers, copied to the second.
+    """
+    ops = [op for region in regions if isinstance(region, RowRegion) for op in region.ops]
+
+    def written(buffer: Buffer) -> list[RowOp]:
+        return [op for op in ops if any(view.buffer == buffer for view in op.outputs)]
+
+    made = written(rotation.cos.buffer) + written(rotation.sin.buffer)
+    if [op.op for op in made] != ["cos", "sin"] or made[0].inputs != made[1].inputs:
+        return False
+    angles = made[0].inputs[0]
+    copies = written(angles.buffer) if isinstance(angles, View) else []
+    if [op.op for op in copies] != ["copy", "copy"] or copies[0].inputs != copies[1].inputs:
+        return False
+    first, second = (op.outputs[0] for op in copies)
+    return second.offset - first.offset == (1 if rotation.interleaved else rotation.size // 2)

@@ -12,27 +12,35 @@ from llmc.codegen.triton.score_bounds import LOG2E, ScoreBound, score_bound
 GAMMAS = {"q": torch.tensor([0.5, -2.0, 1.0, 0.25]), "k": torch.tensor([0.0, 1.0, 0.5, -0.5])}
 
 
+UNSEEN = "are turned by a RoPE that is not seen to keep their norms"
+
+
 def _value(key: int, name: str, width: int, place: str = "arena") -> View:
     domain = "T" if place == "arena" else ""
     buffer = Buffer(key, name, domain, width, "f32", place)  # type: ignore[arg-type]
     return fresh(buffer, (None, width) if domain else (width,))
 
 
-QUERY, COS, SIN = _value(0, "query", 8), _value(1, "cos", 2), _value(2, "sin", 2)
+QUERY, COS, SIN = _value(0, "query", 8), _value(1, "cos", 4), _value(2, "sin", 4)
+HALF, OTHER, ANGLES = _value(5, "half", 2), _value(6, "other", 2), _value(7, "angles", 4)
+FIRST, SECOND = (View(ANGLES.buffer, HALF.axes, offset) for offset in (0, 2))
 ATTENTION = Attention(
     "a", "", 0, 2, 1, 4, 4, QUERY, _value(3, "output", 8), None, (), "k <= q", "0", 0.5, 0.0, ()
 )  # fmt: skip
 
 
-def _regions(factor: bool = False, normed: str = "qk") -> list[RowRegion | Linear]:
-    ops = [RowOp("cos", "", (), (COS,)), RowOp("sin", "", (), (SIN,))]
+def _regions(
+    factor: bool = False, normed: str = "qk", second: View = HALF, sines: View = ANGLES, interleaved: bool = False
+) -> list[RowRegion | Linear]:
+    ops = [RowOp("copy", "", (HALF,), (FIRST,)), RowOp("copy", "", (second,), (SECOND, ANGLES))]
+    ops += [RowOp("cos", "", (ANGLES,), (COS,)), RowOp("sin", "", (sines,), (SIN,))]
     ops += [RowOp("mul", "", (COS,), (COS,))] if factor else []
     parts = tuple(
         HeadPart(
             role,
             1,
             Norm("rms_norm", _value(4, role, 4, "weight"), None, 1e-6, 0.0) if role in normed else None,
-            Rotation(COS, SIN, 4, False),
+            Rotation(COS, SIN, 4, interleaved),
             QUERY if role == "q" else None,
             0 if role == "k" else -1,
         )
@@ -53,7 +61,10 @@ def test_norms_of_queries_and_keys_bound_scores() -> None:
 @pytest.mark.parametrize(
     ("regions", "why"),
     [
-        (_regions(factor=True), "queries are turned by a RoPE with a factor"),
+        (_regions(factor=True), f"queries {UNSEEN}"),
+        (_regions(second=OTHER), f"queries {UNSEEN}"),
+        (_regions(sines=OTHER), f"queries {UNSEEN}"),
+        (_regions(interleaved=True), f"queries {UNSEEN}"),
         (_regions(normed="q"), "keys have no RMS norm"),
         (_regions(normed="k"), "queries have no RMS norm"),
         ([], "queries and keys are not written by one linear each"),
