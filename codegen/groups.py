@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from llmc.codegen.layout import View
-from llmc.codegen.view_ops import VIEWS, apply, columns, own_view, shape_of
+from llmc.codegen.view_ops import VIEWS, apply, columns, is_cast, own_view, shape_of
 from llmc.ir.model import Model
 
 aten, llmc = torch.ops.aten, torch.ops.llmc
@@ -48,6 +48,8 @@ class Leaf:
     rope: fx.Node | None = None
     attention: fx.Node | None = None
     role: str = "store"
+    seen: list[fx.Node] = field(default_factory=list)
+    """Casts and views of the last of these, as attention reads it."""
 
 
 @dataclass
@@ -195,6 +197,8 @@ def _chain_position(user: fx.Node, node: fx.Node, model: Model, independent: Ind
         return None
     if tuple(user.meta["val"].shape) != tuple(node.meta["val"].shape):
         return None
+    if is_square(user):
+        return 0
     position = 0 if user.args[0] is node else 1
     other = user.args[1 - position]
     if other is node or not independent(other):
@@ -207,6 +211,11 @@ def _chain_position(user: fx.Node, node: fx.Node, model: Model, independent: Ind
         if shape != tuple(node.meta["val"].shape) and not small:
             return None
     return position
+
+
+def is_square(node: fx.Node) -> bool:
+    """Whether a node multiplies a value by itself."""
+    return node.target is aten.mul.Tensor and node.args[0] is node.args[1]
 
 
 def _gate(linear: fx.Node) -> fx.Node | None:
@@ -238,7 +247,7 @@ def _leaves(linear: fx.Node, independent: Independent) -> tuple[list[Leaf], list
         for user in node.users:
             if user.target is operator.getitem and isinstance(value, list):
                 seen: View | list[View] | None = value[user.args[1]]  # type: ignore[index]
-            elif user.target in VIEWS and isinstance(value, View):
+            elif (user.target in VIEWS or is_cast(user)) and isinstance(value, View):
                 seen = apply(user, value)
             else:
                 assert isinstance(value, View), "only getitem reads the parts of a split"
@@ -285,23 +294,32 @@ def _heads(node: fx.Node, view: View, independent: Independent) -> tuple[Leaf | 
     starts = columns(view)
     if starts is None or len(node.users) != 1:
         return None, []
-    leaf = Leaf(node, starts, view.axes[2].size or 1)
+    leaf = Leaf(node, starts, view.axes[-1].size or 1)
     chain: list[fx.Node] = []
-    user = next(iter(node.users))
-    if user.target in NORMS and user.args[0] is node and len(user.users) == 1:
+    last, user = _reader(node, chain)
+    if user.target in NORMS and user.args[0] is last and len(user.users) == 1:
         leaf.norm = user
         chain.append(user)
-        user = next(iter(user.users))
-    rotated = chain[-1] if chain else node
-    if user.target is llmc.rope.default and user.args[0] is rotated and len(user.users) == 1:
+        last, user = _reader(user, chain)
+    if user.target is llmc.rope.default and user.args[0] is last and len(user.users) == 1:
         if not (independent(user.args[1]) and independent(user.args[2])):
             return None, []
         leaf.rope = user
         chain.append(user)
-        user = next(iter(user.users))
-    last = chain[-1] if chain else node
+        last, user = _reader(user, chain)
     places = [place for place in range(3) if user.target is ATTENTION and user.args[place] is last]
     if len(places) != 1:
         return None, []
+    computed = leaf.rope or leaf.norm
     leaf.attention, leaf.role = user, "qkv"[places[0]]
+    leaf.seen = chain[chain.index(computed) + 1 :] if computed is not None else chain
     return leaf, chain
+
+
+def _reader(node: fx.Node, taken: list[fx.Node]) -> tuple[fx.Node, fx.Node]:
+    """What alone reads a node, and the node as it reads it: cast, or with an axis for the only head."""
+    user = next(iter(node.users))
+    while len(user.users) == 1 and (is_cast(user) or (user.target is aten.unsqueeze.default and user.args[1] == 1)):
+        taken.append(user)
+        node, user = user, next(iter(user.users))
+    return node, user

@@ -10,7 +10,7 @@ from llmc.codegen.groups import Group
 from llmc.codegen.layout import Value, View
 from llmc.codegen.regions import HeadPart, Norm, Rotation
 from llmc.codegen.row_ops import Places
-from llmc.codegen.view_ops import VIEWS, apply
+from llmc.codegen.view_ops import VIEWS, apply, is_cast
 
 llmc = torch.ops.llmc
 
@@ -41,6 +41,8 @@ def split_heads(group: Group, places: HeadPlaces) -> tuple[tuple[HeadPart, ...],
         if leaf.role == "q":
             target = places.new(last)
             places.values[last] = target
+            for node in leaf.seen:
+                _give_view(node, group.linear, rest, places)
         else:
             places.written.add((attention, leaf.role))
         rotation = None
@@ -66,7 +68,7 @@ def _give_view(node: fx.Node, linear: fx.Node, rest: View, places: HeadPlaces) -
         if held is None:
             return
         taken = node.target is operator.getitem and isinstance(held, list)
-        seen = held[node.args[1]] if taken else (apply(node, held) if node.target in VIEWS else None)  # type: ignore[index,arg-type]
+        seen = held[node.args[1]] if taken else (apply(node, held) if node.target in VIEWS or is_cast(node) else None)  # type: ignore[index,arg-type]
     if seen is not None:
         places.values[node] = seen
 

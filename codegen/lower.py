@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from llmc.codegen.groups import ATTENTION, BINARY, UNARY, Group, find_groups, schedule
+from llmc.codegen.groups import ATTENTION, BINARY, UNARY, Group, find_groups, is_square, schedule
 from llmc.codegen.heads import split_heads
 from llmc.codegen.layout import Buffer, Domain, Scalar, Value, View, fresh
 from llmc.codegen.regions import (
@@ -29,7 +29,7 @@ from llmc.codegen.row_ops import row_op
 from llmc.codegen.row_runs import origin_of, row_regions
 from llmc.codegen.torch_regions import TorchNodes
 from llmc.codegen.unlowered import Unlowered
-from llmc.codegen.view_ops import VIEWS, apply, own_view
+from llmc.codegen.view_ops import VIEWS, apply, is_cast, own_view
 from llmc.codegen.walk import substitute, weights_of
 from llmc.ir.model import STEP_INPUTS, Model
 from llmc.ir.show import size_letters
@@ -213,7 +213,7 @@ class _Lowering:
     # --- operations on rows
 
     def _row(self, node: fx.Node) -> None:
-        if node.target in VIEWS:
+        if node.target in VIEWS or is_cast(node):
             source = self.values.get(node.args[0])  # type: ignore[arg-type]
             if isinstance(source, View):
                 seen = apply(node, source)
@@ -223,7 +223,7 @@ class _Lowering:
             elif isinstance(source, Scalar):
                 self.values[node] = source
                 return
-            if node.target is not aten.reshape.default:
+            if node.target not in (aten.reshape.default, aten._to_copy.default):
                 raise Unlowered(node, "this view would move rows")
         if node.target is operator.getitem:
             several = self.values.get(node.args[0])  # type: ignore[arg-type]
@@ -299,6 +299,8 @@ class _Lowering:
             if name == "gelu" and node.kwargs.get("approximate", (*node.args, "none", "none")[1]) == "tanh":
                 name = "gelu_tanh"
             return ChainStep(name, None)
+        if is_square(node):
+            return ChainStep("square", None)
         return ChainStep(BINARY[target], self.value(node.args[1 - position], node), swapped=position == 1)
 
     def _attention(self, node: fx.Node) -> None:

@@ -31,12 +31,22 @@ def own_view(node: fx.Node, key: int, domain: Domain, dtype: str) -> View:
     return fresh(Buffer(key, node.name, domain, width, dtype, "arena"), shape)
 
 
+def is_cast(node: fx.Node) -> bool:
+    """Whether a node casts floats to floats, which changes nothing of a value in memory: that has float32 anyway."""
+    if node.target is not aten._to_copy.default:
+        return False
+    source, value = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    return bool(source.is_floating_point() and value.is_floating_point())
+
+
 def apply(node: fx.Node, view: View) -> View | list[View] | None:
     """The result of a view op on `view`; None if it needs a copy."""
     args: Any = node.args
     match node.target:
         case aten.alias.default:
             return view
+        case aten._to_copy.default:
+            return view if is_cast(node) and view.buffer.place == "arena" and view.buffer.dtype == "f32" else None
         case aten.reshape.default | aten.view.default:
             return reshape(view, shape_of(node))
         case aten.expand.default:
@@ -105,7 +115,10 @@ def apply_cat(output: View, dim: int, sources: Sequence[View]) -> list[View] | N
 
 
 def columns(view: View) -> list[int] | None:
-    """First column of each head of a `[rows, heads, size]` view with contiguous heads; None for other views."""
+    """First column of each head of a `[rows, heads, size]` view with contiguous heads, or of the one head of a
+    `[rows, size]` view; None for other views."""
+    if len(view.axes) == 2:
+        view = insert(view, 1)
     if len(view.axes) != 3 or view.axes[0].size is not None:
         return None
     heads, size = view.axes[1], view.axes[2]
@@ -114,4 +127,4 @@ def columns(view: View) -> list[int] | None:
     return [view.offset + head * heads.stride for head in range(heads.size)]
 
 
-__all__ = ["VIEWS", "Axis", "apply", "apply_cat", "columns", "own_view", "shape_of"]
+__all__ = ["VIEWS", "Axis", "apply", "apply_cat", "columns", "is_cast", "own_view", "shape_of"]

@@ -9,7 +9,7 @@ from llmc.codegen.regions import ChainStep, HeadPart, Linear, Norm, RowOp
 
 _WIDEST = 4
 """Tiles in a unit: as many as hide the latency of a dot product; fewer where the units then divide evenly."""
-_UNARY = {"gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh", "quick_gelu", "relu2"}
+_UNARY = {"gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh", "quick_gelu", "relu2", "square"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 

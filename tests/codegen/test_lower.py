@@ -61,9 +61,25 @@ def test_a_residual_that_is_computed_later_is_added_by_the_later_linear() -> Non
     assert sum(ops.count("add") for ops in chains) == 4  # two residuals in each of two layers
 
 
-def test_heads_that_are_read_twice_are_stored() -> None:
-    """Falcon indexes keys and values out of the projection, so nothing of it is taken for heads alone."""
-    assert not linears("falcon")[0].parts
+def test_a_single_key_head_is_fused_like_others() -> None:
+    """Falcon cuts it out of the projection without an axis for heads."""
+    parts = linears("falcon")[0].parts
+    assert [(part.role, part.heads, part.rotation is not None) for part in parts] == [
+        ("q", 4, True),
+        ("k", 1, True),
+        ("v", 1, False),
+    ]
+
+
+def test_casts_of_heads_are_no_steps() -> None:
+    """GPT-J has queries and keys in float32 for attention, as all values are in memory."""
+    assert [part.role for part in linears("gptj")[0].parts] == ["q", "k", "v"]
+    rows = [region for region in source("gptj").regions if isinstance(region, RowRegion)]
+    assert not [op for region in rows for op in region.ops if op.op == "copy"]
+
+
+def test_squares_are_fused() -> None:
+    assert [step.op for step in linears("nemotron")[2].chain] == ["relu", "square"]
 
 
 def test_experts_are_one_region() -> None:

@@ -16,7 +16,7 @@ VOCAB = 128
 FAMILIES = (
     "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "gptj",
     "opt", "bloom", "falcon", "mpt", "olmo2", "cohere2", "granite", "stablelm", "starcoder2", "glm4", "mixtral",
-    "qwen2_moe", "gpt_oss", "deepseek_v3",
+    "qwen2_moe", "gpt_oss", "deepseek_v3", "nemotron",
 )  # fmt: skip
 TOLERANCE = 2e-5
 """Root mean square of the error over that of the logits: both compute in float32, in another order."""

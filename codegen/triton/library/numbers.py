@@ -33,6 +33,12 @@ def relu(x):
 
 
 @triton.jit
+def square(x):
+    """x times itself."""
+    return x * x
+
+
+@triton.jit
 def relu2(x):
     """The square of relu(x)."""
     positive = relu(x)

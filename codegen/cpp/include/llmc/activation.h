@@ -20,6 +20,7 @@ inline F32x16 quick_gelu(F32x16 x) {
 /// The zero is the first operand so that a NaN stays one.
 inline F32x16 relu(F32x16 x) { return max(F32x16::zero(), x); }
 
+inline F32x16 square(F32x16 x) { return x * x; }
 inline F32x16 relu2(F32x16 x) { return relu(x) * relu(x); }
 
 /// x / 2 (1 + tanh u) is x / (1 + e^-2u), which loses nothing where tanh u is near -1.
