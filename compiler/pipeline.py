@@ -10,6 +10,7 @@ from llmc.passes.eliminate_common import EliminateCommon
 from llmc.passes.eliminate_dead import EliminateDead
 from llmc.passes.fold_constants import FoldConstants
 from llmc.passes.fold_norm_weights import FoldNormWeights
+from llmc.passes.fold_query_scale import FoldQueryScale
 from llmc.passes.fuse_gate_up import FuseGateUp
 from llmc.passes.fuse_qkv import FuseQkv
 from llmc.passes.join_writes import JoinWrites
@@ -47,6 +48,7 @@ def pipeline(pack: PackWeights | None = None, cache: str | None = None) -> Mappi
         "recognize": (
             RecognizeAttention(),  # while masks are still tensors: they are part of what is recognised
             RemoveKvRepeats(),  # after attention has a name: it then reads few key heads itself
+            FoldQueryScale(),  # attention has a scale by itself
             RecognizeNorms(),
             RecognizeRope(),
             RecognizeGatedMlp(),
