@@ -17,6 +17,26 @@ LARGER = layer(4096, 14336, 32, 8, 128)
 """A layer of Llama 3.1 8B."""
 
 
+MODEL = LAYER | {"head": Case(n=128256, k=2048, source="rms_norm", domain="R", indirect=True)}
+LIMITS = {("sm_100", "int4", 16): 3.6, ("sm_100", "int4", 32): 4.3, ("sm_100", "int6", 32): 4.6}
+"""Instructions a weight that kernels may take beyond the time that there is for them, by target, format and rows.
+
+A B200 issues 5.4 instructions for each byte that its memory delivers, an H200 7.7. To unpack levels takes 1.5 a weight,
+to scale the sums of a group of 32 columns one for each 32 rows of activations, and loads, products and the loop the
+rest: its matrix units multiply no integers by bfloat16, and only groups of scales that are powers of two, or of fp8, by
+themselves.
+"""
+MENDED = {
+    "columns that programs share": ("down", "int4", "sm_90", 32),
+    "smaller rounds": ("o", "int4", "sm_80", 16),
+    "zeros of pairs in the background": ("qkv", "int4", "sm_90", 1),
+    "weights of norms in the background": ("qkv", "int6", "sm_90", 8),
+    "rows that are stored as they are multiplied": ("down", "int4", "sm_100", 8),
+    "registers for 64 rows": ("head", "int6", "sm_80", 64),
+}
+"""One kernel for each thing that was found to be slow."""
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
@@ -56,13 +76,27 @@ def test_kernels_fit_every_gpu_of_their_target(name: str, rows: int, cache: Path
     assert all(binary.shared <= 99 << 10 for binary in compile_kernels(kernels, "sm_80", cache=cache).values())
 
 
+@pytest.mark.parametrize("what", MENDED)
+def test_what_was_mended(what: str, cache: Path) -> None:
+    name, format, level, rows = MENDED[what]
+    case = replace(MODEL[name], format=format, target=level)
+    assert findings(launches({name: case}, rows), level, cache, rows) == {}
+
+
 @pytest.mark.sweep
-@pytest.mark.parametrize("rows", [1, 8, 16])
+@pytest.mark.parametrize("rows", [1, 8, 16, 32])
 @pytest.mark.parametrize("format", ["bf16", "fp8", "int8", "int6", "int4"])
 @pytest.mark.parametrize("level", ["sm_80", "sm_89", "sm_90", "sm_100"])
 def test_a_layer(level: str, format: str, rows: int, cache: Path) -> None:
     cases = {name: replace(case, format=format, target=level) for name, case in LAYER.items()}
-    assert findings(launches(cases, rows), level, cache, rows) == {}
+    found = findings(launches(cases, rows), level, cache, rows)
+    limit = LIMITS.get((level, format, rows), 0.0)
+    assert {name: said for name, said in found.items() if not _within(said, limit)} == {}
+
+
+def _within(said: tuple[str, ...], limit: float) -> bool:
+    """Whether there is nothing but instructions, and no more of them than a limit that is stated."""
+    return all(" instructions a weight" in finding and float(finding.split()[0]) <= limit for finding in said)
 
 
 @pytest.mark.sweep

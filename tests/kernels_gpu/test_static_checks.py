@@ -9,7 +9,7 @@ from llmc.codegen.layout import Buffer
 from llmc.codegen.triton.compile import Binary, compile_kernels
 from llmc.codegen.triton.early_reads import early_reads
 from llmc.codegen.triton.kernel import KernelText
-from llmc.codegen.triton.static_checks import Examination, Traits, examine
+from llmc.codegen.triton.static_checks import Examination, Traits, examine, time_for
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,31 @@ def test_rounds_that_are_all_under_way_are_enough(cache: Path) -> None:
     traits = {"weight_bits": 16, "round_bytes": 2048, "stages": 3, "programs": 1.0}
     said = [_findings(cache, _product("bf16"), rounds=rounds, **traits).findings for rounds in (2, 32)]
     assert [any("in flight" in finding for finding in findings) for findings in said] == [False, True]
+
+
+@pytest.mark.parametrize(("index", "found"), [("k", False), ("(k * 3 % 1024)", True)])
+def test_loads_that_rounds_wait_for_are_found(cache: Path, index: str, found: bool) -> None:
+    """Bytes that lie apart cannot come in the background; those that lie together come four at a time."""
+    text = KernelText("product")
+    w = text.pointer(Buffer(1, "weight", "", 65536, "f32", "weight"), "w")
+    z = text.pointer(Buffer(2, "zeros", "", 65536, "u8", "weight"), "z")
+    y = text.pointer(Buffer(3, "y", "T", 64, "f32", "arena"), "y")
+    text.add(
+        "k = tl.arange(0, 1024)",
+        "total = tl.zeros((1024,), tl.float32)",
+        "for start in tl.range(0, 65536, 1024, num_stages=3):",
+        f"    total += tl.load({w} + start + k) * tl.load({z} + start + {index}).to(tl.float32)",
+        f"tl.store({y} + tl.program_id(0), tl.sum(total))",
+    )
+    traits = Traits(weight_bits=32, round_bytes=4096, rounds=64, stages=3)
+    said = examine(_compiled(cache, text), traits, "sm_90").findings
+    assert any("not under way" in finding for finding in said) == found, said
+
+
+def test_time_for_a_weight_is_that_of_its_target() -> None:
+    """132 multiprocessors of 128 instructions a cycle at 1.98 GHz, while memory delivers 0.9 of 4.8 TB/s."""
+    assert time_for(16, "sm_90") == pytest.approx(132 * 128 * 1.98 / (0.9 * 4800) * 2)
+    assert time_for(4.75, "sm_100") < time_for(4.75, "sm_90") < time_for(4.75, "sm_80") < time_for(4.75, "sm_89")
 
 
 def test_a_loop_that_is_unrolled_is_examined_as_well(cache: Path) -> None:
