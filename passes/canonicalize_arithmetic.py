@@ -148,6 +148,21 @@ def _full(site: Site) -> fx.Node | None:
     return site.call(aten.full.default, list(given), value, dtype=site.val.dtype)
 
 
+def _put(site: Site) -> fx.Node | None:
+    """One value written where a mask is true is a choice of each element."""
+    base, indices, value = site["self"], site["indices"], site["values"]
+    if site["accumulate"] or len(indices) != 1 or any(size != 1 for size in value.meta["val"].shape):
+        return None
+    (mask,) = indices
+    if mask.meta["val"].dtype != torch.bool or value.meta["val"].dtype != site.val.dtype:
+        return None
+    for _ in range(site.val.dim() - mask.meta["val"].dim()):
+        mask = site.call(aten.unsqueeze.default, mask, mask.meta["val"].dim())
+    if value.meta["val"].dim():
+        value = site.call(aten.reshape.default, value, [])
+    return site.call(aten.where.self, mask, value, base)
+
+
 ARITHMETIC: dict[object, Callable[[Site], fx.Node | None]] = {
     aten.add.Tensor: _tensor_first(aten.add.Tensor, 0),
     aten.add.Scalar: _tensor_first(aten.add.Tensor, 0),
@@ -169,6 +184,7 @@ ARITHMETIC: dict[object, Callable[[Site], fx.Node | None]] = {
     aten.logical_and.default: _logic(aten.bitwise_and.Tensor, True),
     aten.logical_or.default: _logic(aten.bitwise_or.Tensor, False),
     aten.logical_not.default: _not,
+    aten.index_put.default: _put,
     aten.softmax.int: _widened(aten.softmax.int, "dim"),
     aten.log_softmax.int: _widened(aten.log_softmax.int, "dim"),
     aten._softmax.default: _private_softmax,

@@ -27,7 +27,7 @@ from llmc.ir.model import STEP_INPUTS, Model, Origin
 from llmc.ir.prove import Disproved
 from llmc.ir.prove_steps import prove_steps
 from llmc.ir.rewrite import Rewriter
-from llmc.passes.table_rows import check_rows
+from llmc.passes.table_rows import check_rows, check_vocabulary
 
 aten = torch.ops.aten
 
@@ -82,6 +82,7 @@ class MakeIncremental:
         model.drop_unused_weights()
         propagate(model)
         _check(model)
+        check_vocabulary(whole, int(_result(model).meta["val"].shape[-1]))
         propagate(model, after=_select_rows(model, inputs["rows"]))
         error = self._prove(before, model, rewriter) if before is not None else 0.0
         rewriter.record(self.name, inputs["tokens"], error, time.perf_counter() - start)

@@ -42,6 +42,21 @@ def check_rows(model: Model, reader: fx.Node, index: fx.Node, row: sympy.Expr) -
     model.limit(int(missing[0]))
 
 
+def check_vocabulary(tokens: fx.Node, logits: int) -> None:
+    """See that every token that `logits` numbers tell apart has a row where `tokens` are looked up.
+
+    Raises:
+        UnsupportedModel: a table is shorter, so that a token the model may choose could not be fed to it.
+    """
+    for reader in tokens.users:
+        rows = _rows(reader, tokens)
+        if rows is not None and rows < logits:
+            raise UnsupportedModel(
+                f"{reader.target} at {reader.meta['origin']} looks tokens up in a table of {rows} rows, but there are "
+                f"{logits} logits; expected a row for each"
+            )
+
+
 def _rows(reader: fx.Node, index: fx.Node) -> int | None:
     """The size of the dimension that `reader` looks `index` up in; None if it does not, or that size is dynamic."""
     if reader.target is aten.embedding.default and reader.args[1] is index:

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from llmc.errors import UnsupportedModel
+from llmc.frontend.convolutions import RefusesConvolutions
 from llmc.frontend.lengths import EXAMPLE_LENGTH, AnswersFromLength, Condition, guards
 from llmc.frontend.places import located_guards, raised_at, specialized_lengths
 from llmc.ir.model import Model, Origin
@@ -75,7 +76,8 @@ class LogitsOf(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits of `tokens`."""
-        with AnswersFromLength(tokens.shape[1], self.answered_at, self.module) as answers:
+        answers = AnswersFromLength(tokens.shape[1], self.answered_at, self.module)
+        with answers, RefusesConvolutions(self.module):
             result = self.module(tokens, **self.fixed)
         self.conditions[:] = answers.conditions
         logits = getattr(result, "logits", None)

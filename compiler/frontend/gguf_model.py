@@ -27,7 +27,7 @@ from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend.conversion import TranslatedReader, Translation, WeightTransforms
 from llmc.frontend.gguf import GgufFile
 from llmc.frontend.gguf_header import Value
-from llmc.frontend.gguf_rope import FREQUENCY_FACTORS, with_rope_scaling
+from llmc.frontend.gguf_rope import ROPE_TENSORS, with_rope_scaling
 from llmc.frontend.gguf_tokenizer import gguf_tokenizer
 from llmc.frontend.tokenizer import TokenizerFiles
 
@@ -96,7 +96,7 @@ class GgufReader(TranslatedReader):
         translation = _translation(file, module)
         super().__init__(file, translation, module)
         self._file = file
-        used = {FREQUENCY_FACTORS} | {source for sources in translation.sources.values() for source in sources}
+        used = ROPE_TENSORS | {source for sources in translation.sources.values() for source in sources}
         ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
         unused = [name for name in file.names() if name not in used]
         if unused and not ignored:

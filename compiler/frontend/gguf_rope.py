@@ -17,15 +17,25 @@ from llmc.frontend.gguf import GgufFile
 FREQUENCY_FACTORS = "rope_freqs.weight"
 """The tensor that divides each frequency: how llama.cpp writes the scaling of llama 3."""
 
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
+"""The same for sequences of up to the original length, and for longer ones: how it writes longrope."""
+
+ROPE_TENSORS = frozenset({FREQUENCY_FACTORS, SHORT_FACTORS, LONG_FACTORS})
+"""Tensors that say something of the configuration, and are no parameters."""
+
 
 def with_rope_scaling(file: GgufFile, architecture: str, fields: dict[str, Any]) -> dict[str, Any]:
     """`fields` of a configuration, with the scaling that the file's metadata or tensor of factors describes.
 
     Raises `UnsupportedModel` for a scaling that transformers has no configuration for.
     """
-    scaling = _of_metadata(file, architecture)
-    if FREQUENCY_FACTORS in file.tensors:
+    if SHORT_FACTORS in file.tensors or LONG_FACTORS in file.tensors:
+        scaling, sizes = _of_two_factors(file, architecture, fields)
+        fields = {**fields, **sizes}
+    elif FREQUENCY_FACTORS in file.tensors:
         scaling = _of_factors(file, architecture, fields)
+    else:
+        scaling = _of_metadata(file, architecture)
     if scaling is None or "rope_scaling" in fields:
         return fields
     if "rope_parameters" in fields:
@@ -56,6 +66,30 @@ def _of_metadata(file: GgufFile, architecture: str) -> dict[str, Any] | None:
         "original_max_position_embeddings": original,
         "attention_factor": attention * (1 + 0.1 * math.log(max(factor, 1.0))),
     }
+
+
+def _of_two_factors(file: GgufFile, architecture: str, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """longrope with the factors of both lengths, and the fields that lie beside it in a configuration."""
+    original = file.metadata.get(f"{architecture}.rope.scaling.original_context_length")
+    missing = [name for name in (SHORT_FACTORS, LONG_FACTORS) if name not in file.tensors]
+    if missing or not isinstance(original, int):
+        what = missing[0] if missing else f"{architecture}.rope.scaling.original_context_length"
+        raise BadInput(f"{file.path}: has no {what}, expected it beside the factors of rotary frequencies")
+    short, long = (file.read(name).reshape(-1).tolist() for name in (SHORT_FACTORS, LONG_FACTORS))
+    scaling: dict[str, Any] = {
+        "rope_type": "longrope",
+        "short_factor": short,
+        "long_factor": long,
+        "original_max_position_embeddings": original,
+    }
+    attention = file.metadata.get(f"{architecture}.rope.scaling.attn_factor")
+    if isinstance(attention, int | float):
+        scaling["attention_factor"] = float(attention)
+    sizes: dict[str, Any] = {"original_max_position_embeddings": original}
+    head = fields["hidden_size"] // fields["num_attention_heads"]
+    if 2 * len(short) != head:
+        sizes["partial_rotary_factor"] = 2 * len(short) / head
+    return scaling, sizes
 
 
 def _of_factors(file: GgufFile, architecture: str, fields: dict[str, Any]) -> dict[str, Any] | None:

@@ -185,6 +185,28 @@ def test_unknown_factors_are_refused(tmp_path: Path) -> None:
         gguf_config(GgufFile(tiny_model("llama", tmp_path, extra={"rope_freqs.weight": factors})))
 
 
+def test_the_factors_of_both_lengths_become_longrope(tmp_path: Path) -> None:
+    short, long = np.linspace(1, 2, 6, dtype=np.float32), np.linspace(1, 30, 6, dtype=np.float32)
+    extra = {"rope_factors_short.weight": short, "rope_factors_long.weight": long}
+    metadata = {"phi3.rope.scaling.original_context_length": 64, "phi3.rope.scaling.attn_factor": 1.25}
+    file = GgufFile(tiny_model("phi3", tmp_path, metadata=metadata, extra=extra))
+    config = gguf_config(file)
+    for length, factors in ((64, short), (65, long)):
+        scaled, attention = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["longrope"](config, "cpu", length)
+        plain = 10000.0 ** -(torch.arange(0, 12, 2) / 12)  # of the 16 elements of a head 12 are rotated
+        assert torch.allclose(scaled, plain / torch.from_numpy(factors))
+        assert attention == 1.25
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config)
+    GgufReader(file, module)
+
+
+def test_factors_of_one_length_alone_are_a_damaged_file(tmp_path: Path) -> None:
+    extra = {"rope_factors_short.weight": np.ones(8, np.float32)}
+    with pytest.raises(BadInput, match=r"has no rope_factors_long\.weight"):
+        gguf_config(GgufFile(tiny_model("phi3", tmp_path, extra=extra)))
+
+
 def test_linear_and_yarn_scaling_are_read_from_the_metadata(tmp_path: Path) -> None:
     linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 8.0}
     parameters = gguf_config(GgufFile(tiny_model("llama", tmp_path, metadata=linear))).rope_parameters

@@ -45,6 +45,11 @@ ARITHMETIC: list[tuple[Callable[..., Tensor], dict[str, int]]] = [
     (lambda x, y: torch.logical_or(x > 0, torch.logical_not(y > 0)), {"bitwise_not": 1, "bitwise_or": 1, "gt": 2}),
     (lambda x, y: torch.full((), True) & (x > y), {"gt": 1}),
     (lambda x, y: torch.zeros_like(x) + y, {"add": 1, "full": 1}),
+    (lambda x, y: x.index_put((x > y,), torch.zeros(())), {"full": 1, "gt": 1, "where": 1}),
+    (
+        lambda x, y: x.index_put((x[:, 0] > y[:, 0],), torch.full((), 2.0)),
+        {"full": 1, "gt": 1, "select": 2, "unsqueeze": 1, "where": 1},
+    ),
 ]
 
 

@@ -189,6 +189,13 @@ def test_a_table_whose_last_row_serves_all_further_positions_bounds_nothing() ->
     assert model.session.facts.max_positions is None
 
 
+def test_a_token_without_a_row_is_refused() -> None:
+    module = Extended(look_up).eval()
+    module.model.embed = nn.Embedding(RECIPE.vocab - 1, RECIPE.hidden)
+    with pytest.raises(UnsupportedModel, match=rf"a table of {RECIPE.vocab - 1} rows, .* {RECIPE.vocab} logits"):
+        llmc.compile(module, program="reference", prove=False)
+
+
 def test_what_is_kept_from_call_to_call_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModel, match="reads seen, which it changes"):
         compiled(count_calls)

@@ -56,6 +56,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "stablelm with normalised queries and keys": ("stablelm", {"qk_layernorm": True}),
     "stablelm with a parallel residual": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": True}),
     "cohere with normalised queries and keys": ("cohere", {"use_qk_norm": True}),
+    "gemma3 with images, fed text": ("gemma3", {}),
     "gemma2 untied": ("gemma2", {"tie_word_embeddings": False}),
     "granite with multipliers": (
         "granite",
