@@ -29,6 +29,7 @@ def with_rope_scaling(file: GgufFile, architecture: str, fields: dict[str, Any])
 
     Raises `UnsupportedModel` for a scaling that transformers has no configuration for.
     """
+    scaling: dict[str, Any] | None
     if SHORT_FACTORS in file.tensors or LONG_FACTORS in file.tensors:
         scaling, sizes = _of_two_factors(file, architecture, fields)
         fields = {**fields, **sizes}
