@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ ATTENTION = {
     "f16": attention_regions.Case(heads=6, key_heads=2, key_size=32, value_size=32, dtype=F16),
     "f32, window": attention_regions.Case(mask="(k <= q) & (q - k < 40)", dtype=F32),
     "int8": attention_regions.Case(heads=6, key_size=20, value_size=24, dtype=torch.int8, scale=0.2),
+    "slopes": attention_regions.Case(bias="t0[h] * (k - q)", tables=(torch.tensor([0.5, 0.25, 0.125, 0.0625]),)),
     "sinks": attention_regions.Case(sinks=torch.tensor([0.5, -1.0, 3.0, 0.0], dtype=torch.bfloat16), dtype=F32),
 }
 
@@ -89,13 +91,13 @@ def attend(sequences: Sequences, *steps: Sequence[int]) -> None:
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention(monkeypatch: pytest.MonkeyPatch, name: str, level: str) -> None:
     run_compiled(monkeypatch, level, attention_regions)
-    attend(Sequences(ATTENTION[name], [71, 3]), [68, 1], [1, 1])
+    attend(Sequences(replace(ATTENTION[name], target=level), [71, 3]), [68, 1], [1, 1])
 
 
 def test_threads_that_hold_the_same_sum_agree_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys divided over programs: what each of them found is added up by several warps alike."""
     run_compiled(monkeypatch, "sm_80", attention_regions)
-    attend(Sequences(attention_regions.Case(dtype=F32, heads=6, cores=8), [300]), [299], [1])
+    attend(Sequences(attention_regions.Case(dtype=F32, heads=6, cores=8, target="sm_80"), [300]), [299], [1])
 
 
 SYNCHRONISES = re.compile(
