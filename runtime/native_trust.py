@@ -26,11 +26,9 @@ def library_path(cache: Path, sha256: str, suffix: str = ".so") -> Path:
     return library_folder(cache) / f"{sha256}{suffix}"
 
 
-def keep(cache: Path, content: bytes, suffix: str = GPU_SUFFIX) -> Path:
-    """Remember code that this machine has just made. Raises BadOption if the cache cannot be written."""
-    path = library_path(cache, hashlib.sha256(content).hexdigest(), suffix)
-    put(path, content)
-    return path
+def keep(cache: Path, content: bytes) -> None:
+    """Remember the code of a GPU's program that was just made here. Raises BadOption if the cache cannot be written."""
+    put(library_path(cache, hashlib.sha256(content).hexdigest(), GPU_SUFFIX), content)
 
 
 def built_here(cache: Path, sha256: str, suffix: str = ".so") -> Path | None:

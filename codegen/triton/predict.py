@@ -1,6 +1,6 @@
 """How long a decode step should take on a GPU: bytes over the bandwidth, and a cost for each kernel boundary.
 
-    predict_decode(model, source, target, context=512) -> Prediction
+    predict_decode(model, source, target, dependent=True) -> Prediction
 
 At one token a step nothing but memory counts: the time is what the weights and the cache take to be read, plus what
 each launch costs beside its work (the gap, the ramp of its loads and its last wave), plus the latency of attention,
@@ -17,7 +17,6 @@ from llmc.codegen.regions import Attention
 from llmc.codegen.target import Target
 from llmc.codegen.triton.emit import GpuSource
 from llmc.ir.model import Model
-from llmc.runtime.cuda.plan import Launch
 
 READ_SHARE = 0.9
 """Of the datasheet's bandwidth what reads reach (assumed: copies on Hopper are reported at 0.88 to 0.92)."""
@@ -26,10 +25,12 @@ BOUNDARY, DEPENDENT_BOUNDARY = 2.5e-6, 1.0e-6
 the rest is ramp and tail); and with dependent launch."""
 ATTENTION_LATENCY, DEPENDENT_ATTENTION_LATENCY = 1.5e-6, 1.0e-6
 """Seconds that an attention takes more than that: its loads depend on each other, and its splits are merged."""
-CHOOSING, CHOOSING_WITHIN_LIMITS = 2.5e-6, 12e-6
-"""Seconds that choosing the next token takes beside its launches' boundaries, and where top-k, top-p or min-p rule
-tokens out: reads and atomic operations that wait for each other, six and about thirty (assumed: 0.3 us each, logits are
-found in the L2 cache, and 0.7 where a program says that it has come to its end)."""
+CHOOSING = 2.5e-6
+"""Seconds that choosing the next token takes beside its launches' boundaries, where no top-k, top-p or min-p rules out
+any: six reads and atomic operations that wait for each other (assumed: 0.3 us each, logits are found in the L2 cache,
+and 0.7 where a program says that it has come to its end)."""
+CONTEXT = 512
+"""Tokens in the cache."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +56,19 @@ class Prediction:
         return 1 / (self.reading + self.boundaries + self.choosing)
 
 
-def predict_decode(
-    model: Model,
-    source: GpuSource,
-    target: Target,
-    *,
-    context: int = 512,
-    dependent: bool | None = None,
-    limited: bool = False,
-) -> Prediction:
-    """Predict a step of one token after `context` others.
+def predict_decode(model: Model, source: GpuSource, target: Target, *, dependent: bool) -> Prediction:
+    """Predict a step of one token after `CONTEXT` others.
 
-    model: the packed graph that `source` was emitted from. dependent: with programmatic dependent launch or without;
-    None is as the kernels were made. limited: the token is drawn with top-k, top-p or min-p.
+    model: the packed graph that `source` was emitted from. dependent: with programmatic dependent launch, or without.
     """
-    sizes: Mapping[str, int] = {"T": 1, "B": 1, "R": 1, "F": int(limited)}
+    sizes: Mapping[str, int] = {"T": 1, "B": 1, "R": 1, "F": 0}
     nodes = {node.name: node for node in model.graph.nodes}
-    moved = sum(at(region_cost(nodes_of(region, nodes), model).bytes, context=context) for region in source.regions)
+    moved = sum(at(region_cost(nodes_of(region, nodes), model).bytes, context=CONTEXT) for region in source.regions)
     launches = [launch for launch in source.plan.launches if launch.when.holds(sizes)]
-    if dependent is None:
-        kernels = {kernel.name: kernel for kernel in source.plan.kernels}
-        dependent = all(kernels[launch.kernel].pdl for launch in launches if isinstance(launch, Launch))
     attentions = sum(isinstance(region, Attention) for region in source.regions)
     boundary = DEPENDENT_BOUNDARY if dependent else BOUNDARY
     latency = DEPENDENT_ATTENTION_LATENCY if dependent else ATTENTION_LATENCY
     choices = sum(launch.when.holds(sizes) for launch in source.plan.sampling)
-    choosing = CHOOSING_WITHIN_LIMITS if limited else CHOOSING
     return Prediction(
         bytes=moved,
         launches=len(launches),
@@ -88,5 +76,5 @@ def predict_decode(
         reading=moved / (READ_SHARE * target.bandwidth.value),
         boundaries=len(launches) * boundary + attentions * latency,
         choices=choices,
-        choosing=choices * boundary + choosing if choices else 0.0,
+        choosing=choices * boundary + CHOOSING if choices else 0.0,
     )

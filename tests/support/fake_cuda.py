@@ -49,8 +49,13 @@ def device(*macros: str, cublas: FoundCublas = NO_CUBLAS) -> CudaDevice:
 
 def counts(*macros: str) -> dict[str, int]:
     """What is there, and what was done."""
-    numbers = (ctypes.c_int64 * len(COUNTS))()
-    library(*macros).fake_counts(numbers)
-    found = dict(zip(COUNTS, numbers, strict=True))
+    numbers = (ctypes.c_int64 * 2)()
     library(*macros).fake_products(numbers)
-    return found | {"handles": numbers[0], "products": numbers[1]}
+    return counts_of(library(*macros)) | {"handles": numbers[0], "products": numbers[1]}
+
+
+def counts_of(driver: ctypes.CDLL) -> dict[str, int]:
+    """What is there of a driver without a GPU, and what was done by it."""
+    numbers = (ctypes.c_int64 * len(COUNTS))()
+    driver.fake_counts(numbers)
+    return dict(zip(COUNTS, numbers, strict=True))

@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 from support.cuda_headers import cuda_headers
+from support.fake_cuda import counts_of
 from support.gpu import compiled
 from support.gpu_zoo import OnGpu
 from support.native import compile_native
@@ -21,10 +22,6 @@ SHARED_BYTES = {(8, 0): 166_912, (9, 0): 232_448, (12, 0): 101_376}
 """Shared memory of a block of GPUs by capability, from the CUDA C++ Programming Guide."""
 CAPABILITIES = {"sm_80": (12, 0), "sm_90": (9, 0)}
 """GPUs that run PTX for a target: none that came later runs that of sm_90."""
-COUNTS = (
-    "bytes", "streams", "events", "modules", "graphs", "pinned", "contexts", "launches", "programmatic", "replays",
-    "recordings",
-)  # fmt: skip
 
 
 @functools.cache
@@ -62,6 +59,4 @@ def on_software_gpu(target: str, cublas: str = "none") -> OnGpu:
 
 def counts() -> dict[str, int]:
     """What is there, and what was done."""
-    numbers = (ctypes.c_int64 * len(COUNTS))()
-    library().fake_counts(numbers)
-    return dict(zip(COUNTS, numbers, strict=True))
+    return counts_of(library())
