@@ -127,6 +127,11 @@ def _exact_rows(shape: AttentionShape) -> int:
     return next((rows for rows in (32, 16) if shape.registers(rows) <= _MOST_REGISTERS // 2), 8)
 
 
+def _exact_chunk(shape: AttentionShape) -> int:
+    """Elements of a head that are multiplied at once where they are fp32 numbers."""
+    return 32 if max(shape.key_size, shape.value_size) <= 128 else 16
+
+
 def _shape(region: Attention, dtype: str, most_heads: int) -> AttentionShape:
     group = region.heads // region.key_heads
     parts = -(-group // most_heads)
@@ -144,7 +149,7 @@ def decode_tile(shape: AttentionShape, target: Target) -> Tile:
     keys = 16 * groups
     # Two or four blocks in memory: counting to three takes registers, and makes ptxas spill some.
     stages = 3 if keys * shape.key_bytes >= _IN_FLIGHT else 5
-    tile = Tile(rows, keys, groups, stages, 32 if shape.exact else 128, groups)
+    tile = Tile(rows, keys, groups, stages, _exact_chunk(shape) if shape.exact else 128, groups)
     return _fitting(shape, tile, stages - 1, target)
 
 
@@ -159,7 +164,7 @@ def prefill_tile(shape: AttentionShape, target: Target, *, window: bool = False)
     if shape.exact:
         # One warp where no block of four is in memory: two of its blocks are.
         groups = 4 if 64 * shape.key_bytes <= SHARED_BYTES[level] else 1
-        tile = Tile(_exact_rows(shape), 16 * groups, groups, 3, 32 if widest <= 128 else 16, groups)
+        tile = Tile(_exact_rows(shape), 16 * groups, groups, 3, _exact_chunk(shape), groups)
         return _fitting(shape, tile, 2, target)
     packed = shape.element == 1
     if level == "sm_100" and widest <= 128 and not packed:

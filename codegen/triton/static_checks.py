@@ -38,6 +38,9 @@ CLOCK = {"sm_80": 1.41e9, "sm_89": 2.52e9, "sm_90": 1.98e9, "sm_100": 1.965e9}
 ISSUED = 128
 """Instructions of a thread that the four schedulers of a multiprocessor issue in a cycle."""
 WIDE_SHARE = 0.95
+SPILLED_OUTSIDE = 16
+"""Bytes of stack that a thread may put away before its loops and take back after them: four registers, written and
+read once by a program, which its loops do without."""
 LONGEST = 6000
 """Instructions of a kernel that still fit its cache of them well enough."""
 
@@ -196,8 +199,9 @@ def _in_flight(binary: Binary, machine: Machine, traits: Traits, resident: float
 
 def _of_the_kernel(binary: Binary, machine: Machine, level: str) -> Iterator[str]:
     spilled = machine.counts["LDL"] + machine.counts["STL"]
-    if spilled:
-        yield f"registers are spilled: {machine.stack} bytes of stack, {spilled} accesses"
+    inside = sum(loop.counts["LDL"] + loop.counts["STL"] for loop in machine.loops)
+    if inside or (spilled and machine.stack > SPILLED_OUTSIDE):
+        yield f"registers are spilled: {machine.stack} bytes of stack, {spilled} accesses, {inside} of them in loops"
     if binary.shared > SHARED_OF_BLOCK[level]:
         yield f"{binary.shared} bytes of shared memory, {level} has {SHARED_OF_BLOCK[level]} for a block"
     if len(machine.instructions) > LONGEST:
