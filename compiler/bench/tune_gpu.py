@@ -14,7 +14,7 @@ import numpy as np
 
 from llmc.bench.gpu_kernels import Timed, reads_indices, timed, weight_sizes
 from llmc.bench.tune import takeovers
-from llmc.bench.tune_attention import CONTEXTS, SEQUENCES, Measured, ShareTimings, measure_shares
+from llmc.bench.tune_attention import SEQUENCES, Measured, ShareTimings, measure_shares
 from llmc.runtime.batch import Piece, pack
 from llmc.runtime.crossover import NEVER, VARIANTS, Crossover
 from llmc.runtime.cuda.device import Place, padded
@@ -83,7 +83,6 @@ def measure(
     source: str,
     rows: Sequence[int] = ROWS,
     sequences: Sequence[int] = SEQUENCES,
-    contexts: Sequence[int] = CONTEXTS,
     rotated: int = ROTATED_BYTES,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Tuned:
@@ -98,7 +97,6 @@ def measure(
         source: what is said of where the crossovers come from.
         rows: numbers of rows to measure.
         sequences: numbers of sequences to measure attentions with.
-        contexts: their lengths.
         rotated: bytes of weights, or of keys and values, to read one after another.
         progress: told what is being measured.
     """
@@ -121,7 +119,6 @@ def measure(
         context=context,
         source=source,
         sequences=sequences,
-        contexts=contexts,
         progress=progress,
     )
     program.tune(shares)

@@ -6,9 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.attention_regions import Case, Sequences
+from support.attention_regions import Case, Sequences, attention_drafts
+from support.triton_interpreter import launch, load_kernels
 
 from llmc.codegen.triton import attention_kernel, attention_lists
+from llmc.codegen.triton.kernel import KernelText, module_text
+from llmc.runtime.shares import ShareTable
 
 F32, F16 = torch.float32, torch.float16
 
@@ -30,6 +33,18 @@ def test_decode_after_prefill_at_the_edges_of_blocks(length: int) -> None:
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 DISTANCES = torch.linspace(-2, 2, 4 * 20).reshape(4, 20)
 SEEN = torch.rand(60, generator=torch.Generator().manual_seed(1)) > 0.4
+
+SKIPPING = {
+    "window": "(k <= q) & (q - k < 200)",
+    "chunks": "(k <= q) & (k // 300 == q // 300)",
+    "the first, and a window": "(k <= q) & ((k < 4) | (q - k < 200))",
+    "the first, and a late window": "((k < 4) | (q - k < 400)) & (k <= q - 150)",
+    "chunks and those before": "(k <= q) & (q // 256 - k // 256 < 2)",
+    "a prefix": "(k < 100) & (k <= q)",
+    "a span of keys": "(k <= q) & (k >= 250) & (k < 500)",
+    "far heads": "(k <= q) & (q - k < 100 + 50 * h)",
+}
+
 
 CASES = {
     "one head of each key head": Case(heads=3, key_heads=3),
@@ -79,18 +94,6 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_attention_in_steps_of_one_sequence(name: str) -> None:
     _agree(Sequences(CASES[name], [71]), [68], [1], [2])
-
-
-SKIPPING = {
-    "window": "(k <= q) & (q - k < 200)",
-    "chunks": "(k <= q) & (k // 300 == q // 300)",
-    "the first, and a window": "(k <= q) & ((k < 4) | (q - k < 200))",
-    "the first, and a late window": "((k < 4) | (q - k < 400)) & (k <= q - 150)",
-    "chunks and those before": "(k <= q) & (q // 256 - k // 256 < 2)",
-    "a prefix": "(k < 100) & (k <= q)",
-    "a span of keys": "(k <= q) & (k >= 250) & (k < 500)",
-    "far heads": "(k <= q) & (q - k < 100 + 50 * h)",
-}
 
 
 @pytest.mark.parametrize("name", SKIPPING)
@@ -160,6 +163,49 @@ def test_keys_divided_over_programs(case: Case, cores: int) -> None:
     _fill(sequences)
     _agree(sequences, [1, 1, 1, 1], [1, 1, 1, 1])
     assert all(not bool(left.any()) for name, left in sequences.workspaces.items() if name == "attention_counters")
+
+
+@pytest.mark.parametrize("programs", [1, 5, 1000])
+@pytest.mark.parametrize("name", ["chunks", "the first, and a window"])
+def test_other_numbers_of_programs_than_by_rule(name: str, programs: int) -> None:
+    """As a table of what was measured says, up to what there is memory for."""
+    sequences = Sequences(Case(mask=SKIPPING[name], dtype=F32, cores=6), [940, 700, 70], hidden_blocks=False)
+    (attention,) = sequences.shares
+    table = ShareTable(((1, 2), (3, programs)), "a test")
+    sequences.shares[attention] = replace(sequences.shares[attention], chosen=table)
+    assert (sequences.shares[attention].rule, sequences.shares[attention].most) == (6, 12)
+    sequences.done = [900, 690, 66]
+    _fill(sequences)
+    _agree(sequences, [1, 1, 1], [1, 1, 1], [5, 1, 1])
+
+
+@pytest.mark.parametrize("mask", ["(k <= q) & (q - k < 2000)", "(k <= q) & ((k < 70) | (q - k < 1900))"])
+def test_programs_share_what_is_visible(mask: str) -> None:
+    """In a context of 32k that a mask shows 2k of, each program has as many blocks, and none has nothing to do."""
+    draft = next(draft for draft in attention_drafts(Case(mask=mask)) if draft.kernel.kind == "attention_decode")
+    keys_of, programs = draft.kernel.functions, 8
+    text = module_text({"attention": replace_body(draft.kernel)}, "Shares.")
+    assert set(keys_of) <= {"keys", "ranges"}
+    work = torch.full((programs, 3), -1, dtype=torch.int32)
+    starts, lengths = torch.arange(2), torch.tensor([32700])
+    launch(load_kernels(text).attention, (programs,), starts, lengths, work, 1, programs)
+    assert (work[:, 0] == 0).all()
+    blocks = (work[:, 2] - work[:, 1] + 63) // 64
+    assert 31 <= int(blocks.sum()) <= 34 and int(blocks.max()) <= 5 and int(blocks.min()) >= 1
+    assert (work[1:, 1] == work[:-1, 2]).all()
+
+
+def replace_body(kernel: KernelText) -> KernelText:
+    """A kernel that writes which share each program has, by the functions of another."""
+    body = [
+        "number = tl.program_id(0)",
+        "sequence, share, shares, place, first, last = find_share(starts, lengths, B, number, programs, @keys, 64)",
+        "tl.store(work + number * 3, sequence)",
+        "tl.store(work + number * 3 + 1, first)",
+        "tl.store(work + number * 3 + 2, last)",
+    ]
+    names = ("starts", "*i64"), ("lengths", "*i64"), ("work", "*i32"), ("B", "i32"), ("programs", "i32")
+    return replace(kernel, lines=body, parameters=list(names))
 
 
 def test_keys_of_one_sequence_divided_over_programs() -> None:

@@ -53,7 +53,14 @@ def test_a_decode_step_reads_widely_and_ahead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "level"),
-    [("1B", "sm_90"), ("8B", "sm_100"), ("8B, fp8", "sm_89"), ("8B, int8", "sm_80"), ("256", "sm_90"), ("lists", "sm_90")],
+    [
+        ("1B", "sm_90"),
+        ("8B", "sm_100"),
+        ("8B, fp8", "sm_89"),
+        ("8B, int8", "sm_80"),
+        ("256", "sm_90"),
+        ("lists", "sm_90"),
+    ],
 )
 def test_shapes_of_models(shape: str, level: str, tmp_path: Path) -> None:
     drafts = {d.kernel.kind: d for d in attention_drafts(replace(SHAPES[shape], target=level))}
