@@ -59,6 +59,10 @@ def test_a_decode_step_reads_widely_and_ahead(tmp_path: Path) -> None:
         ("8B, fp8", "sm_89"),
         ("8B, int8", "sm_80"),
         ("256", "sm_90"),
+        ("96", "sm_100"),
+        ("256, bounded", "sm_100"),
+        ("slopes", "sm_90"),
+        ("256, fp32", "sm_80"),
         ("lists", "sm_90"),
     ],
 )
