@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from support.interpreted_device import InterpretedDevice
 from support.native_artifact import tokenizer_json
@@ -12,7 +14,8 @@ from support.tiny_gpu_program import BLOCK, CHOOSING, PLAN, TEXT, V, batch, expe
 
 from llmc.errors import NumericsGateFailed
 from llmc.runtime.cuda.choices import STEPS
-from llmc.runtime.cuda.plan import Plan
+from llmc.runtime.cuda.device import Grid, Place
+from llmc.runtime.cuda.plan import Kernel, Plan
 from llmc.runtime.cuda.program import GpuProgram
 from llmc.runtime.decoding import Continuation, Continued, Decoder
 from llmc.runtime.manifest import ModelFacts, Ranges
@@ -270,3 +273,49 @@ def test_the_stream_gives_tokens_of_all_prompts_in_turn() -> None:
     params = SamplingParams(max_new_tokens=4, ignore_eos=True)
     order = [increment.index for increment in model.stream([[1], [2]], params)]
     assert order == [0, 1] * 4
+
+
+class _Interrupted(InterpretedDevice):
+    """Ctrl-C comes when it is asked for something for the `left`th time from now on."""
+
+    left = 1 << 30
+
+    def _asked(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def upload(self, place: Place, array: npt.NDArray[Any]) -> None:
+        self._asked()
+        super().upload(place, array)
+
+    def download(self, place: Place, array: npt.NDArray[Any]) -> None:
+        self._asked()
+        super().download(place, array)
+
+    def launch(self, kernel: Kernel, grid: Grid, arguments: Sequence[Place | int], pdl: bool) -> None:
+        self._asked()
+        super().launch(kernel, grid, arguments, pdl)
+
+
+def test_a_session_works_after_an_interrupt_at_any_point() -> None:
+    """Before, between and in recordings, with a replay under way."""
+    params = SamplingParams(max_new_tokens=2 * STEPS + 3, temperature=2000.0, seed=5, ignore_eos=True)
+    prompts = [[1, 2, 3], [4]]
+
+    def made() -> tuple[Session, _Interrupted]:
+        program = GpuProgram(CHOOSING, device := _Interrupted(TEXT), weights())
+        return Session(program, ModelFacts(V), Ranges(64, 4, 64), block_size=BLOCK), device
+
+    model, device = made()
+    device.left = begun = 1000
+    wanted = [one.token_ids for one in model.generate(prompts, params)]
+    asked = begun - device.left
+    assert asked > 20
+    for place in range(1, asked + 1, 7):
+        model, device = made()
+        device.left = place
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(prompts, params)
+        assert model.blocks_in_use == 0
+        assert [one.token_ids for one in model.generate(prompts, params)] == wanted
