@@ -27,6 +27,8 @@ _PER_WARP = 512
 """Elements that a warp holds in registers at a time: 16 a thread."""
 _MOST_WARPS = 8
 """Of a program that goes through a row, but for rows that must be taken whole."""
+_BARRIERS = 4
+"""In a loop over a row: what it gathers and what it stores lie differently over threads."""
 _SPLIT = 1024
 """Elements of a program where a row is split over several."""
 
@@ -47,7 +49,8 @@ def emit_rows(region: RowRegion, context: Context) -> list[Draft]:
     passes = passes_of(region.ops)
     alone = len(passes) == 1 and all(map(shape_of, passes[0].ops))  # numbers of a row are stored by one program
     warps = max(_warps(one, split=alone) for one in passes)
-    kernel = KernelText("rows", " ".join(dict.fromkeys(op.op for op in region.ops)), warps=warps, pdl=context.pdl)
+    comment = " ".join(dict.fromkeys(op.op for op in region.ops))
+    kernel = KernelText("rows", comment, warps=warps, pdl=context.pdl, most_barriers=_BARRIERS)
     if context.pdl:
         kernel.add("tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()")
     symbol = rows_of(region.domain)
