@@ -1,18 +1,14 @@
 """Sessions over a real program in numpy: batching, chunks, order and memory never change what is generated."""
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from support import small_tokenizer
 from support.numpy_program import VOCABULARY, NumpyProgram, dense_logits
 
 from llmc.errors import BadRequest
 from llmc.runtime.manifest import ModelFacts, Ranges
-from llmc.runtime.program import Batch
 from llmc.runtime.request import Generation
 from llmc.runtime.sample import SamplingParams
 from llmc.runtime.session import Session
@@ -181,44 +177,6 @@ def test_two_streams_share_one_cache() -> None:
         next(third)
     close(other)
     assert model.blocks_in_use == 0
-
-
-class _Alone(NumpyProgram):
-    """Notices when a second step begins before the first has ended."""
-
-    begun = most = 0
-
-    def step(self, batch: Batch) -> npt.NDArray[np.float32]:
-        self.begun += 1
-        self.most = max(self.most, self.begun)
-        time.sleep(1e-3)
-        logits = super().step(batch)
-        self.begun -= 1
-        return logits
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_threads_take_turns(streamed: bool) -> None:
-    params = SamplingParams(max_new_tokens=9, ignore_eos=True)
-    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[4]]
-    model = Session(program := _Alone(), FACTS, RANGES, block_size=4, num_blocks=40)
-
-    def work(prompt: list[int]) -> list[int]:
-        if streamed:
-            return [increment.token_id for increment in model.stream([prompt], params)]
-        return list(model.generate([prompt], params)[0].token_ids)
-
-    with ThreadPoolExecutor(3) as threads:
-        assert list(threads.map(work, prompts)) == [greedy_by_hand(prompt, 9) for prompt in prompts]
-    assert (program.most, model.blocks_in_use) == (1, 0)
-
-
-def test_generations_of_several_threads_need_no_room_for_all_at_once() -> None:
-    params = SamplingParams(max_new_tokens=9, ignore_eos=True)
-    model = Session(_Alone(), FACTS, RANGES, block_size=4, num_blocks=4)
-    with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(lambda _: model.generate([[5, 5, 5]], params)[0].token_ids, range(3)))
-    assert [list(tokens) for tokens in found] == [greedy_by_hand([5, 5, 5], 9)] * 3
 
 
 def test_a_stream_that_begins_after_the_cache_has_grown_uses_the_new_one() -> None:
