@@ -133,7 +133,7 @@ def _flat(
     if rows == 64 and mine * owned.sets == 64 and form.short and form.group and "mins" not in form.parts:
         # Each warp has rows of its own: all of their sums would not fit into its registers.
         batch, joined = 1, 1 if form.bits == 6 and target.level in ("sm_80", "sm_89") else 256 // form.unit
-    programs = max(1.0, owned.count * splits / (mine * target.cores))
+    several = min(2.0, owned.count * splits / (mine * target.cores))  # programs of a multiprocessor
     weights, activations = form.unit * form.bits * mine * owned.sets // 8, form.unit * (2 if ready else 4) * rows
     shared = form.groups * 8 * mine * owned.sets  # of groups, as much as it may be
     all_room = SHARED.get(target.level, 64 << 10)
@@ -141,18 +141,17 @@ def _flat(
         all_room -= activations * joined  # matrix units may still read those before the ones that are being read
     while batch > WARPS and (weights + activations + shared) * batch > all_room:
         batch //= 2
-    several = min(2, programs)
     rooms = [min(all_room, room // math.ceil(several)) for room in (all_room, ROOM.get(target.level, all_room))]
+    needed = LATENCY * target.bandwidth.value / target.cores
     batches = [batch] if batch <= 2 * WARPS else [batch, batch // 2]
     for room, size in itertools.product(rooms, batches):  # smaller rounds leave less of the room unused
         tile, stage = weights * size * joined, (weights + activations) * size * joined
-        rounds = -(-units // (size * joined))
+        whole, rounds = form.tile_bytes(mine * owned.sets * size * joined), -(-units // (size * joined))
         most = 1 + all_room // (stage + shared * size * joined)
-        wanted = 1 + math.ceil(UNDER_WAY / (tile * several))
-        stages = max(2, min(wanted, room // stage + 1, most, 10))
+        wanted = 1 + math.ceil(max(UNDER_WAY / (tile * max(1.0, several)), needed / (whole * several)))
+        stages = max(2, min(wanted, room // stage + 1, most, 16))
         found = Tiling(mine, size, rows, WARPS, min(stages, 1 + rounds), joined=joined, splits=splits)
-        under_way = form.tile_bytes(mine * owned.sets * size * joined) * (stages - 1) * several
-        if stages > rounds or under_way >= LATENCY * target.bandwidth.value / target.cores:
+        if stages > rounds or whole * (stages - 1) * several >= needed:
             break
     return found
 
