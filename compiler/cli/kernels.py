@@ -48,7 +48,7 @@ def crossovers(program: ProgramExplanation, table: Mapping[str, Crossover]) -> t
 def shares(table: Mapping[str, Shares]) -> tuple[list[str], list[list[object]]]:
     """Columns and rows of the table of attentions: over how many programs each divides the keys of a decode step, from
     so many sequences on, and where that comes from."""
-    columns = ["attention", "keys divided over", "memory for", "source"]
+    columns = ["attention", "programs by sequences", "at most", "source"]
     return columns, [[name, str(each), each.most, each.source] for name, each in table.items()]
 
 
