@@ -39,7 +39,7 @@ class GpuProgram:
     """Runs a compiled program; implements `llmc.runtime.decoding.Decoder`. Not for use by several threads at a time.
 
     All memory is held by this object: weights, caches, the arena (the intermediate values of one step), workspaces,
-    logits and the arrays of a step. Recorded graphs use the same memory; what the driver keeps of a recording is its own.
+    logits and the arrays of a step. Recorded graphs use the same memory; the driver's own for a recording is beside it.
     """
 
     def __init__(
