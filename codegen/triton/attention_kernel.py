@@ -177,7 +177,7 @@ class AttentionKernel:
         """Of positions and heads in formulas."""
         return position_type(self.region.mask if self.visible else "True", self.region.bias)
 
-    def state(self, indent: str = "") -> None:
+    def state(self) -> None:
         """The state before the first block."""
         tile = self.tile
         rows = f"{tile.groups}, {tile.rows}" if tile.groups else f"{tile.rows},"
@@ -187,7 +187,7 @@ class AttentionKernel:
         for name, chunk in _named("acc", self.value_chunks):
             shape = f"{tile.groups}, {chunk.width}, {tile.rows}" if tile.groups else f"{tile.rows}, {chunk.width}"
             lines.append(f"{name} = tl.zeros(({shape}), tl.float32)")
-        self.text.add(*(indent + line for line in lines))
+        self.text.add(*lines)
 
     def over_blocks(self, begin: str, end: str, visible: str) -> None:
         """A loop over the blocks from one key up to another, both counted without a gap. visible: see `block`."""
