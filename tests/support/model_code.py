@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from llmc.codegen.regions import Attention
 from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import Binary, compile_kernels
 from llmc.codegen.triton.emit import GpuSource
@@ -42,7 +43,9 @@ def examined(
         if not isinstance(launch, Launch) or launch.kernel in seen:
             continue
         seen.add(launch.kernel)
-        rows = 1 if source.regions[launch.region].domain == "R" and tokens > LONGEST_BATCH else tokens
+        region = source.regions[launch.region]
+        logits = not isinstance(region, Attention) and region.domain == "R"
+        rows = 1 if logits and tokens > LONGEST_BATCH else tokens
         traits = traits_of(Draft(source.kernels[launch.kernel], launch.grid), Target.preset(level), rows)
         yield launch.kernel, examine(binaries[launch.kernel], traits, level)
 
