@@ -9,7 +9,7 @@ from llmc.codegen.target import Target
 from llmc.codegen.triton.linear_formats import Form
 from llmc.codegen.triton.linear_rows import Owned
 from llmc.codegen.triton.linear_single import COLUMNS, SingleTiling, joined
-from llmc.codegen.triton.linear_tiles import Tiling
+from llmc.codegen.triton.linear_tiles import MANY, Tiling
 
 GEMV_ROWS = 3
 """The most rows that the kernels for ordinary lanes are made for."""
@@ -143,7 +143,7 @@ def _flat(
         batch //= 2
     rooms = [min(all_room, room // math.ceil(several)) for room in (all_room, ROOM.get(target.level, all_room))]
     needed = LATENCY * target.bandwidth.value / target.cores
-    batches = [batch] if batch <= 2 * WARPS else [batch, batch // 2]
+    batches = [batch, batch // 2] if batch > (WARPS if rows <= MANY else 2 * WARPS) else [batch]
     for room, size in itertools.product(rooms, batches):  # smaller rounds leave less of the room unused
         tile, stage = weights * size * joined, (weights + activations) * size * joined
         whole, rounds = form.tile_bytes(mine * owned.sets * size * joined), -(-units // (size * joined))
