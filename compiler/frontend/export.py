@@ -287,7 +287,7 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
                     f"the model computes with sizes by {node.target} at {_origin(node, short)}; expected sums, "
                     "products, quotients, remainders, minima or maxima"
                 )
-            if node.target is torch.ops.aten.copy.default:
+            if node.target is torch.ops.aten.copy.default and _has_fixed_shape(node.args[0]):
                 copies[node] = _overwritten(node, graph, copies)
             else:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -301,6 +301,10 @@ def _copy(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any], s
             )
 
 
+def _has_fixed_shape(node: Any) -> bool:  # noqa: ANN401 - an argument of a node
+    return all(isinstance(size, int) for size in node.meta["val"].shape)
+
+
 def _overwritten(node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any]) -> fx.Node:
     """`copy(old, new)` without `old`, of which only shape and dtype matter: what is overwritten whole is no state."""
     old, new = node.args[:2]
@@ -311,8 +315,7 @@ def _overwritten(node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any]) -> 
         with old.meta["val"].fake_mode:
             value.meta["val"] = new.meta["val"].to(old.meta["val"].dtype)
         value.meta["origin"] = copies[new].meta["origin"]
-    sizes = [int(size) for size in old.meta["val"].shape]
-    return graph.call_function(torch.ops.aten.expand.default, (value, sizes))
+    return graph.call_function(torch.ops.aten.expand.default, (value, list(old.meta["val"].shape)))
 
 
 def _dissolve(
