@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from support.linear_regions import Case, Outline, layer
+from support.linear_cases import Case, layer
+from support.linear_regions import Outline
 from support.mixtures import mixture
 
 from llmc.codegen.select import Crossovers

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.linear_regions import Case, Made, check
+from support.linear_cases import Case
+from support.linear_regions import Made, check
 
 from llmc.codegen.layout import Buffer
 from llmc.codegen.triton.emit_weights import load_weight

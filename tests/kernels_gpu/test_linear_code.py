@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.linear_regions import Case, Outline, layer
+from support.linear_cases import Case, layer
+from support.linear_regions import Outline
 
 from llmc.codegen.target import Target
 from llmc.codegen.triton.compile import compile_kernels

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.linear_regions import Case, Made, check
+from support.linear_cases import Case
+from support.linear_regions import Made, check
 
 from llmc.codegen.triton.linear_formats import FORMS, padded_rows
 from llmc.codegen.triton.linear_library import ProductDraft

@@ -10,7 +10,7 @@ import torch
 from support import attention_regions, linear_regions, row_regions
 from support.attention_regions import Sequences
 from support.compiled_kernels import run_compiled
-from support.linear_regions import Case
+from support.linear_cases import Case
 from support.row_regions import Rows, close
 from support.software_machine import KernelFailed
 

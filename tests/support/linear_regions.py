@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from support.linear_cases import Case
 from support.triton_interpreter import Launch, launch, load_kernels
 
 from llmc.codegen.layout import Buffer, Scalar, View, fresh
@@ -20,7 +21,7 @@ from llmc.codegen.triton.narrowing import takes
 from llmc.codegen.triton.packed import PackedWeight
 from llmc.ir.ops import ACTIVATIONS, layer_norm, rms_norm, rope
 from llmc.ir.packed_formats import FORMATS, pack, padded_columns, tile_count, unpack
-from llmc.runtime.crossover import NEVER, Crossover
+from llmc.runtime.crossover import Crossover
 from llmc.runtime.program import CacheSpec
 
 TYPES = {
@@ -31,51 +32,6 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROUNDING = {"f32": 2.0**-19, "f16": 2.0**-10}
 """By format, what rounding of activations and the order of sums may do, as a part of the sum of all magnitudes."""
 BLOCK = 128
-
-
-@dataclass(frozen=True)
-class Case:
-    """One linear over `rows` rows."""
-
-    format: str = "bf16"
-    n: int = 48
-    k: int = 64
-    rows: int = 1
-    source: str = ""
-    """"" for stored rows, else the operation of the prologue."""
-    bias: bool = False
-    gate: str = ""
-    chain: tuple[str, ...] = ()
-    """Names of operations; "add" and the like have a residual, "scale" a number, "weigh" a vector."""
-    heads: tuple[tuple[str, int], ...] = ()
-    """Roles and numbers of heads, one after another."""
-    interleaved_parts: bool = False
-    """Whether the heads of the parts take turns."""
-    head_size: int = 16
-    rotated: int = 0
-    interleaved: bool = False
-    head_norm: str = ""
-    cache: str = "bfloat16"
-    domain: str = "T"
-    flat: int = 4
-    gemm: int = 65
-    library: int = NEVER
-    target: str = "sm_90"
-    indirect: bool = False
-    narrow: bool = False
-    """Whether rows are stored in bfloat16 if their linear can read them so."""
-
-
-def layer(features: int, wide: int, heads: int, key_heads: int, head_size: int) -> dict[str, Case]:
-    """The linears of a layer of Llama; wide: features within its MLP."""
-    parts = (("q", heads), ("k", key_heads), ("v", key_heads))
-    n = (heads + 2 * key_heads) * head_size
-    return {
-        "qkv": Case(n=n, k=features, source="rms_norm", heads=parts, head_size=head_size, rotated=head_size),
-        "o": Case(n=features, k=heads * head_size, chain=("add",), narrow=True),
-        "up": Case(n=2 * wide, k=features, source="rms_norm", gate="silu"),
-        "down": Case(n=features, k=wide, chain=("add",), narrow=True),
-    }
 
 
 @dataclass
