@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llmc.codegen.layout import View
 from llmc.codegen.regions import Linear
+from llmc.codegen.target import Target
 from llmc.codegen.triton.context import Context
 from llmc.codegen.triton.kernel import Draft, KernelText
 from llmc.codegen.triton.linear_epilogue import Sums, finish, store_sums
@@ -13,8 +14,10 @@ from llmc.codegen.triton.linear_source import At, Source
 from llmc.runtime.cuda.plan import ONE, Extent, When
 
 LANES = 32
-UNDER_WAY = 44 << 10
-"""Bytes that a multiprocessor should have asked for: more than it needs, as programs do not start together."""
+AHEAD = 1.5e-6
+"""Seconds of what memory delivers that should be asked for: beyond its latency, as programs do not start together."""
+MOST_UNDER_WAY = 44 << 10
+"""Bytes of it for which the registers of a multiprocessor have room beside sums."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class GemvShape:
     """Loads of each row that are under way."""
 
 
-def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, cores: int) -> GemvShape:
+def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, target: Target) -> GemvShape:
     """How a warp should read its rows: 16 bytes a lane, so many rows and so far ahead that memory is kept busy.
 
     Where there are few warps for each multiprocessor, every one reads further ahead.
@@ -40,10 +43,11 @@ def gemv_shape(owned: Owned, stride: int, bits: int, rows: int, cores: int) -> G
     columns = next(size for size in (span, 128, 64) if stride % size == 0 and size <= span)
     abreast = span // columns
     wide, narrow = (max(1, many // owned.sets) for many in (4, 2))
-    each = wide if rows == 1 and owned.count >= 12 * wide * abreast * cores else narrow
+    each = wide if rows == 1 and owned.count >= 12 * wide * abreast * target.cores else narrow
     block = each * abreast
-    warps = max(1, min(16, owned.count // (block * cores)))
-    wanted = -(-UNDER_WAY // (warps * each * owned.sets * 512))
+    warps = max(1, min(16, owned.count // (block * target.cores)))
+    under_way = min(MOST_UNDER_WAY, AHEAD * target.bandwidth.value / target.cores)
+    wanted = under_way / (warps * each * owned.sets * 512)
     steps = stride // columns
     sizes = [size for size in (1, 2, 3, 4, 6, 8) if steps % size == 0]
     ahead = next((size for size in sizes if size >= wanted), sizes[-1])
@@ -64,7 +68,7 @@ class _Gemv:
     def __init__(self, region: Linear, context: Context, form: Form, owned: Owned, rows: int, raw: View | None) -> None:
         self.region, self.context, self.owned, self.rows, self.raw = region, context, owned, rows, raw
         self.stride = row_stride(form, region.k)
-        shape = gemv_shape(owned, self.stride, form.bits, rows, context.target.cores)
+        shape = gemv_shape(owned, self.stride, form.bits, rows, context.target)
         self.columns, self.block, self.ahead, self.spread = shape.columns, shape.block, shape.ahead, shape.abreast > 1
         self.source = Source(region.source, region.k)
         self.kernel = KernelText(
