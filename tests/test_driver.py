@@ -93,7 +93,7 @@ def test_greedy_generation_takes_the_likeliest_token(module: nn.Module, compiled
 
 def test_the_report_says_what_was_done(compiled: CompiledModel) -> None:
     report = compiled.report
-    assert set(report) == {"passes", "rewrites", "refused", "ops", "masks", "program", "gpu"}
+    assert set(report) == {"passes", "rewrites", "refused", "ops", "masks", "lengths", "program", "gpu"}
     assert report["program"] == {"kind": "reference", "reason": "native code was not asked for"}
     assert report["masks"] == {"k <= q": 1}
     rules = [done["rule"] for done in report["rewrites"]]  # type: ignore[attr-defined]

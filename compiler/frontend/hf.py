@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from llmc.errors import BadInput, UnsupportedModel
 from llmc.frontend import hf_attention, hf_experts
@@ -36,6 +36,15 @@ def from_module(module: nn.Module, *, context: int | None = None) -> Model:
         return _trace(module, bind, getattr(module, "config", None), context)
     finally:
         module.train(training)
+
+
+def from_graph(graph: fx.GraphModule, *, context: int | None = None) -> Model:
+    """Trace a graph, which computes the same in training and not, for sequences of up to `context` tokens.
+
+    Raises:
+        UnsupportedModel: the graph cannot be traced.
+    """
+    return _trace(graph, bind_to(graph), None, context)
 
 
 def from_config(

@@ -60,7 +60,7 @@ def read(
     if isinstance(model, torch.export.ExportedProgram):
         return Read(_from_program(model, context), None, Origin("export", "ExportedProgram", ""))
     if isinstance(model, fx.GraphModule):
-        return Read(hf.from_module(model, context=context), None, Origin("graph", "GraphModule", ""))
+        return Read(hf.from_graph(model, context=context), None, Origin("graph", "GraphModule", ""))
     if isinstance(model, nn.Module):
         return Read(hf.from_module(model, context=context), None, Origin("module", type(model).__name__, ""))
     raise BadOption(
