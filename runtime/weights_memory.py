@@ -80,12 +80,21 @@ def read_data(
     return Loaded(data, hashing)
 
 
-def _read_piece(descriptor: int, begin: int, data: Bytes, at: int, end: int) -> None:
-    while at < end:
-        count = os.preadv(descriptor, [data[at:end].data], begin + at)
+def read_into(content: Bytes, descriptor: int, begin: int) -> int:
+    """Fill `content` with the bytes of a file from `begin` on; how many there are, less if it ends before."""
+    read = 0
+    while read < len(content):
+        count = os.preadv(descriptor, [content[read:].data], begin + read)
         if count == 0:
-            raise OSError(f"ends at byte {begin + at}, expected more")
-        at += count
+            break
+        read += count
+    return read
+
+
+def _read_piece(descriptor: int, begin: int, data: Bytes, at: int, end: int) -> None:
+    read = read_into(data[at:end], descriptor, begin + at)
+    if read < end - at:
+        raise OSError(f"ends at byte {begin + at + read}, expected more")
 
 
 def _hash_piece(

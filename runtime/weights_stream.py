@@ -4,7 +4,6 @@ So there is no copy of them in this process, and they can be larger than its mem
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from llmc.errors import ArtifactRejected
 from llmc.runtime.piece_hash import PIECE_BYTES, joined, piece_threads
+from llmc.runtime.weights_memory import read_into
 
 Span = tuple[int, int]
 """Bytes of a file, from the first up to the one behind the last."""
@@ -99,10 +99,7 @@ class WeightsStream:
         """Read a piece; its hash, if that is to be checked."""
         buffer.wait()
         content = buffer.bytes[: end - begin]
-        read = 0
-        while read < len(content):
-            count = os.preadv(self._descriptor, [content[read:].data], begin + read)
-            if count == 0:
-                raise OSError(f"ends at byte {begin + read}, expected {self._length}")
-            read += count
+        read = read_into(content, self._descriptor, begin)
+        if read < len(content):
+            raise OSError(f"ends at byte {begin + read}, expected {self._length}")
         return hashlib.sha256(content.data).digest() if self._sha256 and self._hashed_by is not None else b""

@@ -78,8 +78,8 @@ class _Choice:
     def _scores(self) -> None:
         self.add(f"x = {self.call('sampling', 'penalised')}(plain, seen_row, penalty, member, {self.size})")
 
-    def _real(self, name: str, offset: str = "row") -> str:
-        return f"tl.load({self.step(name)} + {offset}).to(tl.float64, bitcast=True)"
+    def _real(self, name: str) -> str:
+        return f"tl.load({self.step(name)} + row).to(tl.float64, bitcast=True)"
 
     def _memory(self, name: str, numbers: int) -> str:
         """A row's part of a workspace of int64 numbers."""

@@ -7,7 +7,7 @@ from typing import Any
 from llmc.codegen.layout import Scalar, Value, View
 from llmc.codegen.regions import RowOp
 from llmc.codegen.triton.kernel import KernelText, literal, offset
-from llmc.codegen.triton.row_passes import Key, Pass, along, kept, key_of, operand_strides, result_strides
+from llmc.codegen.triton.row_passes import Key, Pass, kept, key_of, operand_strides, result_strides
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,9 @@ class Elements:
             self.registers[key] = self.load(value, role, *self.at(strides))
         return self.registers[key]
 
-    def keep(self, op: RowOp, register: Register, output: View | None = None) -> None:
+    def keep(self, op: RowOp, register: Register) -> None:
         """Store the result of an operation; what follows finds it in its register."""
-        view = output or op.outputs[0]
-        strides = result_strides(op) if output is None else along(output, op)
+        view, strides = op.outputs[0], result_strides(op)
         self.store(view, register, strides)
         self.registers[key_of(view, strides)] = register
 

@@ -34,6 +34,7 @@ MENDED = {
     "weights of norms in the background": ("qkv", "int6", "sm_90", 8),
     "rows that are stored as they are multiplied": ("down", "int4", "sm_100", 8),
     "registers for 64 rows": ("head", "int6", "sm_80", 64),
+    "reads ahead as far as the target needs": ("down", "bf16", "sm_80", 1),
 }
 """One kernel for each thing that was found to be slow."""
 
